@@ -1,0 +1,59 @@
+"""
+Background subtraction for JWST images and spectra.
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from webbkg.api import average
+    from webbkg.errors import WebbkgError, WebbkgWarning
+    from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
+    from webbkg.methods.average import AverageParams
+    from webbkg.results import Subtraction
+    from webbkg.template import Template
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AverageParams",
+    "Exposure",
+    "ExposureHandle",
+    "MemoryHandle",
+    "Subtraction",
+    "Template",
+    "WebbkgError",
+    "WebbkgWarning",
+    "Window",
+    "__version__",
+    "average",
+]
+
+_HOMES = {
+    "AverageParams": "webbkg.methods.average",
+    "Exposure": "webbkg.exposure",
+    "ExposureHandle": "webbkg.exposure",
+    "MemoryHandle": "webbkg.exposure",
+    "Subtraction": "webbkg.results",
+    "Template": "webbkg.template",
+    "WebbkgError": "webbkg.errors",
+    "WebbkgWarning": "webbkg.errors",
+    "Window": "webbkg.exposure",
+    "average": "webbkg.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'webbkg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

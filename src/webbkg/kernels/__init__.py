@@ -1,0 +1,1 @@
+"""Numerical kernels: arrays in, new arrays out, nothing but numpy, scipy and numba."""

@@ -1,0 +1,81 @@
+"""From stored pixels to values that can be combined."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+__all__ = ["prepare_pixels", "swap_bytes"]
+
+_U4 = nb.types.Array(nb.uint32, 1, "C")
+_F4 = nb.types.Array(nb.float32, 1, "C")
+_U4_IN = nb.types.Array(nb.uint32, 1, "C", readonly=True)
+_F4_IN = nb.types.Array(nb.float32, 1, "C", readonly=True)
+_COUNTS = nb.types.UniTuple(nb.int64, 2)
+
+
+@nb.njit(nb.void(_U4, nb.uint32), nogil=True, cache=True)
+def swap_bytes(words, flip):
+    """
+    Reverse the bytes of 32-bit words in place, from FITS to little-endian order.
+
+    Parameters
+    ----------
+    words : numpy.ndarray
+        uint32, 1-D; the bits of any 32-bit type.
+    flip : int
+        Bits inverted afterwards: the highest one makes unsigned integers of those that FITS
+        stores with an offset.
+    """
+    for p in range(words.size):
+        w = words[p]
+        words[p] = flip ^ (
+            ((w & np.uint32(0x000000FF)) << np.uint32(24))
+            | ((w & np.uint32(0x0000FF00)) << np.uint32(8))
+            | ((w >> np.uint32(8)) & np.uint32(0x0000FF00))
+            | (w >> np.uint32(24))
+        )
+
+
+@nb.njit(
+    _COUNTS(_F4_IN, _F4_IN, _U4_IN, nb.uint32, nb.float32, _F4, _F4, _U4), nogil=True, cache=True
+)
+def prepare_pixels(data, err, dq, bad_bits, offset, values, variances, flags):
+    """
+    Give values that must not be used as NaN, with the variance of the others.
+
+    Parameters
+    ----------
+    data, err : numpy.ndarray
+        Pixel values and standard deviations, float32, 1-D, same unit.
+    dq : numpy.ndarray
+        Data-quality bits, uint32, same shape.
+    bad_bits : int
+        Bits of pixels that are not used.
+    offset : float
+        Level taken off the values, unit of `data`.
+    values : numpy.ndarray
+        Filled with ``data - offset``; NaN where the pixel is flagged or not finite.
+    variances : numpy.ndarray
+        Filled with ``err**2``; NaN where `err` is not a finite positive number.
+    flags : numpy.ndarray
+        The bits of `dq` are OR-ed into it, of unused pixels too.
+
+    Returns
+    -------
+    tuple of int
+        Number of usable values, and of those among them with unknown variance.
+    """
+    n_usable, n_unknown = 0, 0
+    for p in range(data.size):
+        value = data[p]
+        # value - value is 0 for finite numbers and NaN for all others.
+        usable = (dq[p] & bad_bits) == np.uint32(0) and value - value == np.float32(0.0)
+        values[p] = value - offset if usable else np.float32(np.nan)
+        sigma = err[p]
+        known = sigma > np.float32(0.0) and sigma - sigma == np.float32(0.0)
+        variances[p] = sigma * sigma if known else np.float32(np.nan)
+        flags[p] |= dq[p]
+        n_usable += np.int64(usable)
+        n_unknown += np.int64(usable and not known)
+    return n_usable, n_unknown

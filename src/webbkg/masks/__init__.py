@@ -1,0 +1,1 @@
+"""Which pixels may be used: data-quality flags and sources."""

@@ -1,0 +1,1 @@
+"""One file for each method: its parameters and one function."""

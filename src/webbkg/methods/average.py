@@ -1,0 +1,377 @@
+"""Dedicated background exposures: their clipped mean is subtracted from the science exposure."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from webbkg.errors import InputError, NoBackgroundPixelsError, NoOverlapError
+from webbkg.exposure import Exposure, ExposureHandle, FloatArray, Window
+from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, flag_bits
+from webbkg.params import Params, param
+from webbkg.results import AverageDiagnostics, Subtraction
+from webbkg.template import Template
+
+if TYPE_CHECKING:
+    from webbkg.methods.stack import Stack, StackMean
+
+__all__ = ["AverageParams", "CombinedBackground", "average", "combine_backgrounds", "subtract"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageParams(Params):
+    """
+    Parameters of `average`.
+
+    Raises
+    ------
+    ParameterError
+        If a value has the wrong type or is out of its limits.
+    """
+
+    table: ClassVar[str] = "average"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # What jwst 3.0 computes: flags mask nothing, the error of the background is dropped.
+        "pipeline": {
+            "sigma": 3.0,
+            "maxiters": None,
+            "clip": "std",
+            "dq": "or",
+            "errors": "keep",
+            "bad_flags": "NONE",
+            "min_coverage": 1,
+        },
+    }
+
+    sigma: float = param(
+        3.0,
+        "Clipping limit above the median; with clip=auto the one below is 4/3 of it.",
+        unit="standard deviations",
+        gt=0,
+    )
+    maxiters: int | None = param(
+        None,
+        "Most clipping rounds (clip=std) or values rejected in a pixel (clip=auto); "
+        "to convergence if not given.",
+        ge=1,
+    )
+    clip: str = param(
+        "auto",
+        "auto clips by the noise that ERR predicts, which works from 3 exposures on; std by the "
+        "standard deviation of the values, as the JWST pipeline does.",
+        choices=("auto", "std"),
+    )
+    dq: str = param(
+        "quorum",
+        "quorum flags science pixels DO_NOT_USE where the background is undefined; or adds all "
+        "flags of all backgrounds as well; keep changes none.",
+        choices=("quorum", "or", "keep"),
+    )
+    errors: str = param(
+        "propagate",
+        "propagate adds the error of the background to that of the result; keep does not.",
+        choices=("propagate", "keep"),
+    )
+    bad_flags: str = param(
+        BAD_FLAGS,
+        "Background pixels with one of these data-quality flags are not used (comma-separated "
+        "names, or NONE).",
+    )
+    min_coverage: int = param(
+        1, "Usable values a pixel needs for its background to be defined.", ge=1
+    )
+    max_memory: int = param(
+        256, "Memory to work in, whatever the number of files.", unit="MB", ge=1
+    )
+    threads: int | None = param(
+        None, "Threads to work with; as many as there are processors if not given.", ge=1
+    )
+    save_combined_background: bool = param(
+        False, "Write the combined background too (suffix combinedbackground)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flag_bits(self.bad_flags)
+
+    @property
+    def n_threads(self) -> int:
+        """Number of threads to work with."""
+        if self.threads is not None:
+            return self.threads
+        if hasattr(os, "sched_getaffinity"):
+            # A batch system may have given this process fewer processors than there are.
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, eq=False)
+class CombinedBackground:
+    """
+    The mean of all backgrounds on a window; several science exposures may share one.
+
+    Parameters
+    ----------
+    template : Template
+        The background.
+    flags : numpy.ndarray
+        Bits to add to the flags of a science exposure, uint32, shape ``(ny, nx)``.
+    used : tuple of str
+        Names of the backgrounds that contributed.
+    diagnostics : AverageDiagnostics
+        What was noticed.
+    """
+
+    template: Template
+    flags: np.ndarray[Any, np.dtype[np.uint32]]
+    used: tuple[str, ...]
+    diagnostics: AverageDiagnostics
+
+
+def average(
+    science: ExposureHandle,
+    backgrounds: Sequence[ExposureHandle],
+    params: AverageParams | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> Subtraction:
+    """
+    Subtract the clipped mean of background exposures from a science exposure.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        Science exposure, 2-D or 3-D.
+    backgrounds : sequence of ExposureHandle
+        One or more background exposures of the same detector, 2-D (rate) or 3-D (rateints), full
+        frames or sub-arrays, in any mixture.
+    params : AverageParams, optional
+        Parameters.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    Subtraction
+        Corrected exposure, background and diagnostics.
+
+    Raises
+    ------
+    InputError
+        If there is no background.
+    NoBackgroundPixelsError
+        If no background or no science pixel is usable.
+    NoOverlapError
+        If no background covers any of the science exposure.
+
+    Notes
+    -----
+    result = science - T, with T the mean of the values that clipping keeps and
+    var(T) = sum(ERR^2) / n^2 over them. Integrations of a background are combined first, each
+    exposure counting once whatever their number.
+    """
+    params = params or AverageParams()
+    combined = combine_backgrounds(science.window, backgrounds, params, progress=progress)
+    return subtract(science, combined, params)
+
+
+def combine_backgrounds(
+    window: Window,
+    backgrounds: Sequence[ExposureHandle],
+    params: AverageParams,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> CombinedBackground:
+    """
+    Average background exposures on a window of the detector.
+
+    Parameters
+    ----------
+    window : Window
+        Where the background is wanted.
+    backgrounds : sequence of ExposureHandle
+        Background exposures.
+    params : AverageParams
+        Parameters.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    CombinedBackground
+        To be used with `subtract`.
+
+    Raises
+    ------
+    InputError
+        If there is no background.
+    NoBackgroundPixelsError
+        If no pixel of any background is usable.
+    NoOverlapError
+        If no background covers any of the window.
+    """
+    # numba takes longer to import than the command line may take to show its help.
+    from webbkg.methods.stack import ClipRule, Stack, combine_stack
+
+    if not backgrounds:
+        raise InputError("no background exposure was given; name at least one")
+    covering = [handle for handle in backgrounds if handle.window.overlaps(window)]
+    if not covering:
+        raise NoOverlapError(
+            f"none of the {len(backgrounds)} backgrounds covers any of the science window "
+            f"{window}; the first, {backgrounds[0].name}, has {backgrounds[0].window}"
+        )
+    rule = ClipRule(params.clip == "std", params.sigma, params.maxiters)
+    stack = Stack.measured(covering, rule, flag_bits(params.bad_flags))
+    mean = combine_stack(
+        stack,
+        window,
+        max_bytes=params.max_memory * 1_000_000,
+        n_threads=params.n_threads,
+        progress=progress,
+    )
+    if not mean.n_usable.any():
+        names = covering[0].name + (f" and {len(covering) - 1} more" if covering[1:] else "")
+        raise NoBackgroundPixelsError(
+            f"{names}: every background pixel is flagged, masked or not finite; check DQ, or set "
+            "bad_flags"
+        )
+    used = tuple(h.name for h, n in zip(covering, mean.n_usable, strict=True) if n)
+    undefined = mean.n_used < params.min_coverage
+    mean.image[undefined] = np.nan
+    mean.err[undefined] = np.nan
+    dq = mean.flags if params.dq == "or" else np.zeros_like(mean.flags)
+    dq[undefined] |= np.uint32(DO_NOT_USE)
+    template = Template(
+        image=mean.image,
+        err=mean.err,
+        n_used=mean.n_used,
+        dq=dq,
+        window=window,
+        recipe={"method": "average", "parameters": params.as_dict(), "inputs": used},
+    )
+    return CombinedBackground(
+        template=template,
+        flags=np.broadcast_to(np.uint32(0), dq.shape) if params.dq == "keep" else dq,
+        used=used,
+        diagnostics=_diagnose(backgrounds, stack, mean, template, params),
+    )
+
+
+def subtract(
+    science: ExposureHandle, combined: CombinedBackground, params: AverageParams
+) -> Subtraction:
+    """
+    Subtract a combined background from a science exposure.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        Science exposure on the window of the background, 2-D or 3-D.
+    combined : CombinedBackground
+        What `combine_backgrounds` made.
+    params : AverageParams
+        Parameters.
+
+    Returns
+    -------
+    Subtraction
+        Corrected exposure, background and diagnostics.
+
+    Raises
+    ------
+    NoBackgroundPixelsError
+        If no science pixel is usable.
+    """
+    middle = science.window.ny // 2
+    if not _any_usable(science.load_rows(middle, middle + 1)) and not any(
+        _any_usable(science.load_integration(k)) for k in range(science.n_integrations or 1)
+    ):
+        raise NoBackgroundPixelsError(
+            f"{science.name}: every science pixel is flagged or not finite; it cannot be corrected"
+        )
+    return Subtraction(
+        science=science,
+        template=combined.template,
+        used=combined.used,
+        diagnostics=combined.diagnostics,
+        scales=(1.0,),
+        propagate_errors=params.errors == "propagate",
+        flag_bits=combined.flags,
+    )
+
+
+def _any_usable(part: Exposure) -> bool:
+    good = (part.dq & np.uint32(flag_bits(BAD_FLAGS))) == 0
+    return bool((good & np.isfinite(part.data)).any())
+
+
+def _diagnose(
+    backgrounds: Sequence[ExposureHandle],
+    stack: Stack,
+    mean: StackMean,
+    template: Template,
+    params: AverageParams,
+) -> AverageDiagnostics:
+    n = int(np.count_nonzero(mean.n_usable))
+    n_kept = int(mean.n_used.sum(dtype=np.int64))
+    warnings = [
+        f"{handle.name}: does not overlap the science exposure, not used"
+        for handle in backgrounds
+        if handle not in stack.handles
+    ]
+    warnings += [
+        f"{handle.name}: has no usable pixel there, not used"
+        for handle, n_usable in zip(stack.handles, mean.n_usable, strict=True)
+        if not n_usable
+    ]
+    if n == 1:
+        warnings.append(
+            "one background only: nothing can be clipped, sources in it leave holes in the science"
+        )
+    elif params.clip == "std" and params.sigma >= n / math.sqrt(n - 1):
+        warnings.append(
+            f"clip=std at {params.sigma:g} sigma can reject nothing from {n} values, whose largest "
+            f"possible deviation is {n / math.sqrt(n - 1):.2f}; use clip=auto"
+        )
+    if template.coverage < 1.0:
+        consequence = "left as they are" + ("" if params.dq == "keep" else ", flagged DO_NOT_USE")
+        warnings.append(
+            f"{int(template.undefined.sum())} pixels ({100 * (1 - template.coverage):.2f} %) have "
+            f"no background: {consequence}"
+        )
+    return AverageDiagnostics(
+        clip_rule=_rule_in_words(
+            params, known_errors=mean.n_unknown.sum() < mean.n_usable.sum() / 2
+        ),
+        n_backgrounds=n,
+        n_used_mean=n_kept / np.count_nonzero(mean.n_used),
+        clipped_fraction=1.0 - n_kept / int(mean.n_usable.sum()),
+        coverage=template.coverage,
+        level=_sampled_median(template.image),
+        noise_factors=tuple(stack.exposures.factors.tolist()),
+        level_offsets=tuple(stack.exposures.offsets.tolist()),
+        warnings=tuple(warnings),
+    )
+
+
+def _rule_in_words(params: AverageParams, *, known_errors: bool) -> str:
+    if params.clip == "std":
+        return f"standard deviation of the values, {params.sigma:g} sigma"
+    low = f"{4 * params.sigma / 3:g}"
+    source = "noise expected from ERR" if known_errors else "median absolute deviation (no ERR)"
+    return f"{source}, {low} sigma below and {params.sigma:g} above the median"
+
+
+def _sampled_median(image: FloatArray) -> float:
+    """Median of about 100 000 pixels spread over the image; NaN if none has a value."""
+    values = image.reshape(-1)
+    # A step that shares no factor with the row length meets every column.
+    values = values[:: 2 * (image.size // 200_000) + 1]
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else float("nan")

@@ -1,0 +1,454 @@
+"""
+Combining many exposures in row bands, so that memory does not grow with their number.
+
+A band of every exposure is loaded at its true place on the detector, unusable values as NaN.
+Integrations of an exposure are combined first, then the exposures.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.errors import NoOverlapError, ParameterError
+from webbkg.exposure import Exposure, ExposureHandle, FlagArray, FloatArray, Window
+from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
+from webbkg.kernels.decode import prepare_pixels
+from webbkg.kernels.noise import StackNoise, measure_stack
+from webbkg.parallel import run_tasks
+
+__all__ = ["ClipRule", "Stack", "StackMean", "combine_stack"]
+
+#: Pixels that noise and level of the exposures are measured on, spread over the frame.
+_SAMPLE_PIXELS = 12288
+_SAMPLE_BANDS = 4
+#: Larger bands gain nothing; much smaller ones make threads wait for the interpreter.
+_MAX_BAND_PIXELS = 131072
+#: What the interpreter and small buffers take besides the arrays that are counted.
+_OVERHEAD_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """
+    Which values are left out of a mean.
+
+    Parameters
+    ----------
+    by_std : bool
+        Clip by the standard deviation of the values, as the pipeline does, else by their
+        expected noise.
+    sigma : float
+        Limit above the median (and below it, by standard deviation).
+    max_iterations : int or None
+        Most rounds, or rejected values.
+    """
+
+    by_std: bool
+    sigma: float
+    max_iterations: int | None
+
+    #: Sources and cosmic rays only add light, so the lower limit is the wider one.
+    LOW_OVER_HIGH = 4.0 / 3.0
+
+    def combine(
+        self,
+        values: NDArray[np.float32],
+        variances: NDArray[np.float32],
+        noise_factors: NDArray[np.float64],
+    ) -> Combined:
+        """Clipped mean of a stack of shape ``(n, n_pixels)``; see `webbkg.kernels.combine`."""
+        if self.by_std:
+            return clip_by_std(
+                values, variances, sigma=self.sigma, max_iterations=self.max_iterations
+            )
+        return clip_by_noise(
+            values,
+            variances,
+            k_low=self.LOW_OVER_HIGH * self.sigma,
+            k_high=self.sigma,
+            noise_factors=noise_factors,
+            max_iterations=self.max_iterations,
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """
+    Exposures to be combined, and how noisy and bright each of them is.
+
+    Parameters
+    ----------
+    handles : sequence of ExposureHandle
+        The exposures, on one detector.
+    rule : ClipRule
+        How values are rejected.
+    bad_bits : int
+        Data-quality bits of pixels that are not used.
+    exposures : StackNoise
+        Noise and level of each exposure.
+    integrations : tuple of StackNoise
+        Noise and level of each exposure's integrations.
+    """
+
+    handles: Sequence[ExposureHandle]
+    rule: ClipRule
+    bad_bits: int
+    exposures: StackNoise
+    integrations: tuple[StackNoise, ...]
+
+    @classmethod
+    def measured(cls, handles: Sequence[ExposureHandle], rule: ClipRule, bad_bits: int) -> Stack:
+        """
+        Make a stack whose noise and levels are measured on a sample of pixels.
+
+        The sample depends on the exposures alone, not on the window that is combined later:
+        clipping decides the same way on a sub-array and on the full frame.
+
+        Parameters
+        ----------
+        handles : sequence of ExposureHandle
+            The exposures, on one detector.
+        rule : ClipRule
+            How values are rejected; by standard deviation, nothing needs to be measured.
+        bad_bits : int
+            Data-quality bits of pixels that are not used.
+
+        Returns
+        -------
+        Stack
+            Ready to be combined.
+        """
+        stack = cls(
+            handles=handles,
+            rule=rule,
+            bad_bits=bad_bits,
+            exposures=StackNoise.unmeasured(len(handles)),
+            integrations=tuple(StackNoise.unmeasured(h.n_integrations or 1) for h in handles),
+        )
+        if rule.by_std:
+            return stack
+        stack = replace(
+            stack,
+            integrations=tuple(
+                stack._measure_integrations(h) if h.n_integrations else StackNoise.unmeasured(1)
+                for h in handles
+            ),
+        )
+        try:
+            common = _common_window(handles)
+        except NoOverlapError:
+            return stack
+        loaded = [stack.load(region) for region in _sample_regions(common)]
+        values = np.concatenate([band.values for band in loaded], axis=1)
+        variances = np.concatenate([band.variances for band in loaded], axis=1)
+        return replace(stack, exposures=measure_stack(values, variances))
+
+    def load(self, region: Window, scratch: _Scratch | None = None) -> _Band:
+        """
+        Load one region of all exposures, integrations combined, at its place.
+
+        Parameters
+        ----------
+        region : Window
+            Part of the detector.
+        scratch : _Scratch, optional
+            Memory to use; the band is valid until it is used again.
+
+        Returns
+        -------
+        _Band
+            NaN where an exposure has no usable value.
+        """
+        n, n_pixels = len(self.handles), region.ny * region.nx
+        values, variances = (scratch or _Scratch()).stacks(n, n_pixels)
+        band = _Band(values, variances, np.zeros(n_pixels, np.uint32), np.zeros((n, 2), np.int64))
+        for index, handle in enumerate(self.handles):
+            if handle.window.overlaps(region):
+                band.counts[index] = self._load_one(index, handle, region, band)
+            else:
+                values[index] = np.nan
+        return band
+
+    def _load_one(
+        self, index: int, handle: ExposureHandle, region: Window, band: _Band
+    ) -> tuple[int, int]:
+        """Fill in one exposure; return how many values are usable, and of unknown variance."""
+        shared = handle.window.intersection(region)
+        part = _cut_columns(_load_region(handle, shared), shared)
+        offset = float(self.exposures.offsets[index])
+        whole = shared == region and part.data.ndim == 2
+        plane = _Plane.of(band, index) if whole else _Plane.empty(shared.ny * shared.nx)
+        if part.data.ndim == 3:
+            values, variances = self._prepare_integrations(
+                part, self.integrations[index].offsets, plane.flags
+            )
+            combined = self.rule.combine(values, variances, self.integrations[index].factors)
+            usable = np.isfinite(combined.mean)
+            plane = _Plane(combined.mean - np.float32(offset), combined.var, plane.flags)
+            counts = int(usable.sum()), int((usable & np.isnan(combined.var)).sum())
+        else:
+            counts = prepare_pixels(*_flat(part), self.bad_bits, offset, *plane)
+        if not whole:
+            band.values[index] = np.nan
+            place = region.slices(shared)
+            band.values[index].reshape(region.shape)[place] = plane.values.reshape(shared.shape)
+            band.variances[index].reshape(region.shape)[place] = plane.variances.reshape(
+                shared.shape
+            )
+            band.flags.reshape(region.shape)[place] |= plane.flags.reshape(shared.shape)
+        return counts
+
+    def _prepare_integrations(
+        self, part: Exposure, offsets: NDArray[np.float64], flags: FlagArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Values and variances of all integrations; their flags are OR-ed into the last one."""
+        n_integrations, n_rows, n_columns = part.data.shape
+        values = np.empty((n_integrations, n_rows * n_columns), np.float32)
+        variances = np.empty_like(values)
+        for k in range(n_integrations):
+            prepare_pixels(
+                *_flat(part, k), self.bad_bits, offsets[k], values[k], variances[k], flags
+            )
+        return values, variances
+
+    def _measure_integrations(self, handle: ExposureHandle) -> StackNoise:
+        loaded = [
+            self._prepare_integrations(
+                _cut_columns(_load_region(handle, region), region),
+                np.zeros(handle.n_integrations or 1),
+                np.zeros(region.ny * region.nx, np.uint32),
+            )
+            for region in _sample_regions(handle.window)
+        ]
+        return measure_stack(
+            np.concatenate([values for values, _ in loaded], axis=1),
+            np.concatenate([variances for _, variances in loaded], axis=1),
+        )
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Values and variances of shape ``(n, n_pixels)``, the OR of all flags, counts by exposure."""
+
+    values: FloatArray
+    variances: FloatArray
+    flags: FlagArray
+    counts: NDArray[np.int64]
+
+
+class _Scratch:
+    """
+    Memory for the stacks of one band after another.
+
+    Fresh memory for every band would cost as much time as the arithmetic: the system hands it out
+    page by page.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+
+    def stacks(self, n: int, n_pixels: int) -> tuple[FloatArray, FloatArray]:
+        """Two uninitialised arrays of shape ``(n, n_pixels)``; they end those given before."""
+        size = 2 * n * n_pixels
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.float32)
+        values, variances = self._memory[:size].reshape(2, n, n_pixels)
+        return values, variances
+
+
+class _Plane(NamedTuple):
+    """One exposure's part of a band."""
+
+    values: FloatArray
+    variances: FloatArray
+    flags: FlagArray
+
+    @classmethod
+    def of(cls, band: _Band, index: int) -> _Plane:
+        return cls(band.values[index], band.variances[index], band.flags)
+
+    @classmethod
+    def empty(cls, n_pixels: int) -> _Plane:
+        return cls(
+            np.empty(n_pixels, np.float32),
+            np.empty(n_pixels, np.float32),
+            np.zeros(n_pixels, np.uint32),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StackMean:
+    """
+    The clipped mean of a stack on a window.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Mean, float32, shape ``(ny, nx)``; NaN where nothing is usable.
+    err : numpy.ndarray
+        Standard deviation of the mean, float32, same shape.
+    n_used : numpy.ndarray
+        Exposures used, uint16, same shape.
+    flags : numpy.ndarray
+        OR of the data-quality bits of all exposures, uint32, same shape.
+    n_usable : numpy.ndarray
+        Usable pixels of each exposure inside the window, int64, shape ``(n,)``.
+    n_unknown : numpy.ndarray
+        Those among them whose variance is unknown, int64, shape ``(n,)``.
+    """
+
+    image: FloatArray
+    err: FloatArray
+    n_used: NDArray[np.uint16]
+    flags: FlagArray
+    n_usable: NDArray[np.int64]
+    n_unknown: NDArray[np.int64]
+
+
+def combine_stack(
+    stack: Stack,
+    window: Window,
+    *,
+    max_bytes: int,
+    n_threads: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> StackMean:
+    """
+    Combine all exposures of a stack on a window, band by band.
+
+    Parameters
+    ----------
+    stack : Stack
+        The exposures.
+    window : Window
+        Where on the detector; parts that no exposure covers are NaN.
+    max_bytes : int
+        Memory that this may take, result included.
+    n_threads : int, optional
+        Bands worked on at a time.
+    progress : callable, optional
+        Called with the fraction that has been done by each band.
+
+    Returns
+    -------
+    StackMean
+        Mean, error, counts and flags.
+
+    Raises
+    ------
+    ParameterError
+        If not even one row of all exposures fits into `max_bytes`.
+    """
+    shape = window.shape
+    result = StackMean(
+        image=np.empty(shape, np.float32),
+        err=np.empty(shape, np.float32),
+        n_used=np.empty(shape, np.uint16),
+        flags=np.empty(shape, np.uint32),
+        n_usable=np.zeros(len(stack.handles), np.int64),
+        n_unknown=np.zeros(len(stack.handles), np.int64),
+    )
+    counts: list[NDArray[np.int64]] = []
+
+    local = threading.local()
+
+    def combine_band(region: Window) -> None:
+        if not hasattr(local, "scratch"):
+            local.scratch = _Scratch()
+        band = stack.load(region, local.scratch)
+        combined = stack.rule.combine(band.values, band.variances, stack.exposures.factors)
+        rows, _ = window.slices(region)
+        result.image[rows] = combined.mean.reshape(region.shape)
+        result.err[rows] = np.sqrt(combined.var).reshape(region.shape)
+        result.n_used[rows] = combined.n_used.reshape(region.shape)
+        result.flags[rows] = band.flags.reshape(region.shape)
+        # Appending is atomic, adding to a shared array is not.
+        counts.append(band.counts)
+        if progress is not None:
+            progress(region.ny / window.ny)
+
+    n_rows = _rows_per_band(stack, window, max_bytes, n_threads)
+    regions = [
+        Window(y, window.x0, min(n_rows, window.y1 - y), window.nx)
+        for y in range(window.y0, window.y1, n_rows)
+    ]
+    run_tasks(combine_band, regions, n_threads)
+    result.n_usable[:], result.n_unknown[:] = np.sum(counts, axis=0).T
+    return result
+
+
+def _rows_per_band(stack: Stack, window: Window, max_bytes: int, n_threads: int) -> int:
+    """Rows that can be worked on at once within the memory."""
+    result_bytes = 14 * window.ny * window.nx
+    per_pixel = 8 * len(stack.handles) + 22
+    # One exposure at a time is held as loaded (SCI, ERR, DQ), with values and variances of all
+    # its integrations.
+    row_bytes = window.nx * per_pixel + max(
+        handle.window.nx * 20 * (handle.n_integrations or 1) for handle in stack.handles
+    )
+    free = max_bytes - result_bytes - _OVERHEAD_BYTES
+    rows = free // (row_bytes * n_threads)
+    if rows < 1:
+        needed = (result_bytes + _OVERHEAD_BYTES + row_bytes * n_threads) / 1e6
+        raise ParameterError(
+            f"max_memory of {max_bytes / 1e6:.0f} MB is too little for {len(stack.handles)} "
+            f"backgrounds of {window.nx} columns on {n_threads} threads; give at least "
+            f"{np.ceil(needed):.0f} MB or fewer threads"
+        )
+    return int(min(rows, max(1, _MAX_BAND_PIXELS // window.nx)))
+
+
+def _common_window(handles: Sequence[ExposureHandle]) -> Window:
+    common = handles[0].window
+    for handle in handles[1:]:
+        common = common.intersection(handle.window)
+    return common
+
+
+def _sample_regions(window: Window) -> list[Window]:
+    """Bands of rows spread over a window, about `_SAMPLE_PIXELS` in all."""
+    n_rows = -(-_SAMPLE_PIXELS // (window.nx * _SAMPLE_BANDS))
+    if n_rows * _SAMPLE_BANDS >= window.ny:
+        return [window]
+    step = window.ny / _SAMPLE_BANDS
+    starts = [window.y0 + int(step * (k + 0.5) - n_rows / 2) for k in range(_SAMPLE_BANDS)]
+    return [Window(y, window.x0, n_rows, window.nx) for y in starts]
+
+
+def _load_region(handle: ExposureHandle, region: Window) -> Exposure:
+    start = region.y0 - handle.window.y0
+    return handle.load_rows(start, start + region.ny)
+
+
+def _cut_columns(band: Exposure, region: Window) -> Exposure:
+    """Keep the columns of a region of a band that holds its rows."""
+    if band.window == region:
+        return band
+    _, columns = band.window.slices(region)
+    return replace(
+        band,
+        data=band.data[..., columns],
+        err=band.err[..., columns],
+        dq=band.dq[..., columns],
+        mask=None if band.mask is None else band.mask[..., columns],
+        window=region,
+    )
+
+
+def _flat(
+    part: Exposure, integration: int | None = None
+) -> tuple[FloatArray, FloatArray, FlagArray]:
+    """Contiguous vectors of one plane; masked values are NaN."""
+    index = ... if integration is None else integration
+    data = part.data[index]
+    if part.mask is not None:
+        data = np.where(part.mask[index], np.float32(np.nan), data)
+    return tuple(  # type: ignore[return-value]
+        np.ascontiguousarray(array).reshape(-1) for array in (data, part.err[index], part.dq[index])
+    )

@@ -1,0 +1,18 @@
+"""
+The report on a run, for people and for programs.
+
+Importing it loads matplotlib and jinja2: import it where the report is made, not at start-up.
+"""
+
+from webbkg.report.entry import ReportEntry, entry_of, failed_entry, skipped_entry
+from webbkg.report.page import METRICS_NAME, REPORT_NAME, write_report
+
+__all__ = [
+    "METRICS_NAME",
+    "REPORT_NAME",
+    "ReportEntry",
+    "entry_of",
+    "failed_entry",
+    "skipped_entry",
+    "write_report",
+]

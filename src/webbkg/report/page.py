@@ -1,0 +1,192 @@
+"""The report: ``webbkg-report.html`` for people, ``metrics.json`` for programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+
+from webbkg.io.atomic import replacing
+from webbkg.report.entry import ReportEntry
+from webbkg.report.figures import FIGURE_NOTES
+
+__all__ = ["METRICS_NAME", "REPORT_NAME", "write_report"]
+
+REPORT_NAME = "webbkg-report.html"
+METRICS_NAME = "metrics.json"
+
+_NO_NUMBER = "\N{EN DASH}"
+
+
+def write_report(
+    directory: Path,
+    entries: Sequence[ReportEntry],
+    *,
+    title: str,
+    parameters: Mapping[str, Any],
+    command: str,
+    overwrite: bool,
+) -> Path:
+    """
+    Write ``webbkg-report.html`` and ``metrics.json``.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        Existing directory, that of the products, so that links to them work.
+    entries : sequence of ReportEntry
+        One for each exposure, in the order of the table.
+    title : str
+        Heading of the page.
+    parameters : mapping
+        Parameters of the method by name.
+    command : str
+        What was run.
+    overwrite : bool
+        Whether files of these names may be replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The HTML file. It needs no other file and no network.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and may not be replaced, or cannot be written.
+
+    Notes
+    -----
+    ``metrics.json`` is strict JSON; a number that could not be measured is ``null``. Its keys:
+
+    - ``webbkg`` version, ``created`` (UTC, ISO 8601), ``command``, ``parameters`` (by name);
+    - ``exposures``, a list with ``name``, ``status`` (``COMPLETE``, ``SKIPPED``, ``FAILED``),
+      ``products`` (file by label), ``warnings`` (sentences), ``error`` (empty if complete) and
+      ``metrics``, which is empty unless complete, else has
+
+      - ``unit``, ``window`` (``y0 x0 ny nx``, 0-based), ``n_integrations`` (null for 2-D) and
+        ``integration_shown`` (0-based, null for 2-D), the one that was measured;
+      - ``backgrounds`` (names) and what the method noticed: ``n_backgrounds``, ``clip_rule``,
+        ``n_used_mean``, ``clipped_fraction``, ``coverage``, ``level``, ``noise_factors``,
+        ``level_offsets``;
+      - the blank sky: ``level_before``, ``level_after``, ``level_after_error``,
+        ``noise_before``, ``noise_after``, ``noise_expected``, ``blank_fraction``,
+        ``n_pixels``, and ``noise_ratio`` (after over expected);
+      - ``verdict`` (``clean`` or ``look``) and ``verdict_reasons``.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {
+        "webbkg": version("webbkg"),
+        "created": created,
+        "command": command,
+        "parameters": parameters,
+        "exposures": [_record(entry) for entry in entries],
+    }
+    page, metrics = directory / REPORT_NAME, directory / METRICS_NAME
+    with (
+        replacing(metrics, overwrite=overwrite) as metrics_part,
+        replacing(page, overwrite=overwrite) as page_part,
+    ):
+        text = json.dumps(_plain(content), indent=1, allow_nan=False)
+        metrics_part.write_text(text + "\n", encoding="utf-8")
+        # Streamed: the figures of hundreds of exposures are never one string.
+        stream = (
+            _environment()
+            .get_template("report.html")
+            .generate(
+                title=title,
+                entries=entries,
+                counts=Counter(_verdict(entry) for entry in entries),
+                parameters=_plain(parameters),
+                command=command,
+                created=created,
+                version=content["webbkg"],
+                notes=FIGURE_NOTES,
+            )
+        )
+        with page_part.open("w", encoding="utf-8") as file:
+            file.writelines(stream)
+    return page
+
+
+def _record(entry: ReportEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "status": entry.status,
+        "products": entry.products,
+        "metrics": entry.metrics,
+        "warnings": entry.warnings,
+        "error": entry.error,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what strict JSON can hold: no NaN, no numpy type, no tuple."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("webbkg.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=_number, percent=_percent, png=_data_uri, link=_link, verdict=_verdict
+    )
+    return environment
+
+
+def _verdict(entry: ReportEntry) -> str:
+    """``clean`` or ``look`` for a complete exposure, else its status in small letters."""
+    return str(entry.metrics.get("verdict", entry.status.lower()))
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    """Write a number for a table; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return _NO_NUMBER
+    return f"{value:#.{digits}g}".rstrip(".").replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: float | None) -> str:
+    """Write a fraction in percent; rounding never hides the last missing pixel."""
+    if value is None or not math.isfinite(value):
+        return _NO_NUMBER
+    percent = 100.0 * value
+    if 99.9 < percent < 100.0:
+        return "> 99.9 %"
+    if 0.0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _link(file_name: str) -> str:
+    """Relative address of a product; quoting leaves no scheme such as ``javascript:``."""
+    return "./" + quote(file_name)

@@ -1,0 +1,161 @@
+"""What a method returns: the corrected exposure, what was subtracted, and what it noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from webbkg.exposure import Exposure, ExposureHandle, FloatArray
+from webbkg.template import Template
+
+__all__ = ["AverageDiagnostics", "Subtraction"]
+
+
+@dataclass(frozen=True)
+class AverageDiagnostics:
+    """
+    What `average` noticed on its way.
+
+    Parameters
+    ----------
+    clip_rule : str
+        The clipping rule in words, as used.
+    n_backgrounds : int
+        Background exposures used.
+    n_used_mean : float
+        Mean number of values kept per covered pixel.
+    clipped_fraction : float
+        Fraction of the usable values that clipping rejected.
+    coverage : float
+        Fraction of the science pixels with a background value.
+    level : float
+        Median of the subtracted background, unit of the data.
+    noise_factors : tuple of float
+        Measured noise over ERR of each background (1 where too few pixels measure it).
+    level_offsets : tuple of float
+        Level of each background relative to their mean, unit of the data (0 where it is
+        insignificant or not measured).
+    warnings : tuple of str
+        Sentences for the user.
+    """
+
+    clip_rule: str
+    n_backgrounds: int
+    n_used_mean: float
+    clipped_fraction: float
+    coverage: float
+    level: float
+    noise_factors: tuple[float, ...] = ()
+    level_offsets: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Subtraction:
+    """
+    A science exposure with its background removed.
+
+    The corrected pixels are made when they are asked for: `exposure` makes all of them,
+    `planes` one integration after another, so that long time series need not fit in memory.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        The exposure before subtraction.
+    template : Template
+        The background on the window of the science exposure.
+    used : tuple of str
+        Names of the exposures the background was made from.
+    diagnostics : AverageDiagnostics
+        What the method noticed.
+    scales : tuple of float
+        Factor applied to each template.
+    propagate_errors : bool
+        Whether the error of the background is added to that of the result.
+    flag_bits : numpy.ndarray
+        Bits added to the science flags, uint32, shape ``(ny, nx)``.
+    """
+
+    science: ExposureHandle
+    template: Template
+    used: tuple[str, ...]
+    diagnostics: AverageDiagnostics
+    scales: tuple[float, ...]
+    propagate_errors: bool
+    flag_bits: np.ndarray[Any, np.dtype[np.uint32]]
+
+    @property
+    def background(self) -> FloatArray:
+        """The subtracted image, shape ``(ny, nx)``; NaN where nothing was subtracted."""
+        return self.template.image
+
+    @cached_property
+    def background_var(self) -> FloatArray:
+        """
+        Variance added to the result, shape ``(ny, nx)``, unit of the data squared.
+
+        0 where nothing was subtracted, NaN where the error of the background is unknown.
+        """
+        var: FloatArray = np.square(self.template.err)
+        var[self.template.undefined] = 0.0
+        return var
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """FITS keywords of the science exposure."""
+        return self.science.meta
+
+    def plane(self, index: int) -> Exposure:
+        """
+        Correct one integration alone.
+
+        Parameters
+        ----------
+        index : int
+            Integration, from 0; 0 for a 2-D science exposure.
+
+        Returns
+        -------
+        Exposure
+            2-D exposure.
+        """
+        return self._correct(self.science.load_integration(index))
+
+    def planes(self) -> Iterator[Exposure]:
+        """
+        Corrected integrations, one after another.
+
+        Yields
+        ------
+        Exposure
+            2-D exposures; a 2-D science exposure gives one.
+        """
+        for index in range(self.science.n_integrations or 1):
+            yield self.plane(index)
+
+    @cached_property
+    def exposure(self) -> Exposure:
+        """The whole corrected exposure, with the shape of the science exposure."""
+        return self._correct(self.science.load())
+
+    def _correct(self, science: Exposure) -> Exposure:
+        undefined = self.template.undefined
+        image = np.where(undefined, np.float32(0.0), self.background)
+        data = np.subtract(science.data, image, dtype=np.float32)
+        err = science.err
+        if self.propagate_errors:
+            # hypot keeps its precision where the squares would overflow float32.
+            err = np.hypot(err, np.where(undefined, np.float32(0.0), self.template.err))
+        return Exposure(
+            data=data,
+            err=err,
+            dq=science.dq | self.flag_bits,
+            window=science.window,
+            name=science.name,
+            meta=science.meta,
+            mask=science.mask,
+        )

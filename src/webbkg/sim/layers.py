@@ -1,0 +1,373 @@
+"""What light and detector add to an exposure, one layer each, in DN/s and without noise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.errors import ParameterError, ShapeError
+from webbkg.exposure import Window
+
+__all__ = ["DetectorPattern", "Galaxy", "Layer", "Pointing", "Sky", "Source", "Stars"]
+
+Image = NDArray[np.float32]
+Grid = NDArray[np.float64]
+
+#: Surface brightness below which a star's wings are left out [DN/s per pixel]: 1/3000 of the
+#: noise of a MIRI exposure, so that the edge of a stamp can never be seen.
+FAINTEST = 1e-4
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """
+    Where a dither puts the sky on the detector.
+
+    Parameters
+    ----------
+    dx, dy : float
+        Shift of the sky along columns and rows [px]: what lies at ``(x, y)`` of the sky plane is
+        seen at ``(x + dx, y + dy)`` of the detector.
+    """
+
+    dx: float = 0.0
+    dy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    One entry of the source catalogue.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the layer that holds it.
+    x, y : float
+        Position on the sky plane: the 0-based detector pixel at dither zero.
+    flux : float
+        Total flux [DN/s].
+    """
+
+    kind: str
+    x: float
+    y: float
+    flux: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(ABC):
+    """
+    One noise-free part of a scene.
+
+    Parameters
+    ----------
+    name : str
+        Name in truth files, unique in a scene.
+    """
+
+    #: Whether a perfect background subtraction leaves this layer.
+    is_source: ClassVar[bool] = False
+    name: str
+
+    @abstractmethod
+    def render(self, pointing: Pointing, window: Window) -> Image:
+        """
+        Make the image of this layer.
+
+        Parameters
+        ----------
+        pointing : Pointing
+            Dither; layers fixed to the detector ignore it.
+        window : Window
+            Pixels of the detector wanted. An image of a sub-array is a cut-out of the full frame.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float32 rates [DN/s], shape ``window.shape``, finite everywhere.
+        """
+
+    def sources(self) -> Iterator[Source]:
+        """
+        List the sources of this layer.
+
+        Yields
+        ------
+        Source
+            One entry of the catalogue; none for a layer without sources.
+        """
+        yield from ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sky(Layer):
+    """
+    A tilted plane of sky and telescope light, fixed to the detector.
+
+    Parameters
+    ----------
+    level : float
+        Rate at `origin` [DN/s].
+    gradient : tuple of float, optional
+        Change per pixel along rows and columns, ``(y, x)`` [DN/s/px].
+    origin : tuple of float, optional
+        Pixel ``(y, x)`` where the level is `level`.
+    """
+
+    name: str = "sky"
+    level: float
+    gradient: tuple[float, float] = (0.0, 0.0)
+    origin: tuple[float, float] = (511.5, 515.5)
+
+    def render(self, pointing: Pointing, window: Window) -> Image:  # noqa: ARG002
+        """Make the image of this layer; see `Layer.render`."""
+        y, x = _pixel_centres(window)
+        slope_y, slope_x = self.gradient
+        plane = self.level + slope_y * (y - self.origin[0]) + slope_x * (x - self.origin[1])
+        return plane.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorPattern(Layer):
+    """
+    Structure fixed to the detector and the same in every exposure.
+
+    It is the sum of white noise from pixel to pixel, a smooth large-scale part and an offset of
+    each column. Each has mean zero over the detector, and the given rms.
+
+    Parameters
+    ----------
+    rms : float
+        Scatter from pixel to pixel [DN/s].
+    smooth_rms : float, optional
+        Scatter of the large-scale part [DN/s].
+    column_rms : float, optional
+        Scatter from column to column [DN/s].
+    seed : int
+        Seed; the same seed is the same detector.
+    detector_shape : tuple of int, optional
+        Rows and columns of the whole detector.
+    """
+
+    name: str = "pattern"
+    rms: float
+    smooth_rms: float = 0.0
+    column_rms: float = 0.0
+    seed: int
+    detector_shape: tuple[int, int] = (1024, 1032)
+
+    def render(self, pointing: Pointing, window: Window) -> Image:  # noqa: ARG002
+        """Make the image of this layer; see `Layer.render`."""
+        ny, nx = self.detector_shape
+        rng = np.random.default_rng(self.seed)
+        pattern = self.rms * _standardised(rng.standard_normal((ny, nx)))
+        pattern += self.smooth_rms * _standardised(_smooth_field(rng, ny, nx))
+        pattern += self.column_rms * _standardised(rng.standard_normal(nx))
+        return pattern[Window(0, 0, ny, nx).slices(window)].astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stars(Layer):
+    """
+    Point sources with a Moffat profile.
+
+    Parameters
+    ----------
+    x, y : numpy.ndarray
+        Positions on the sky plane, 0-based detector pixels at dither zero, shape ``(n,)``.
+    flux : numpy.ndarray
+        Total fluxes, positive [DN/s], shape ``(n,)``.
+    fwhm : float, optional
+        Full width at half maximum [px]; 2.4 is MIRI F770W (0.269 arcsec at 0.11 arcsec/px).
+    beta : float, optional
+        Exponent of the wings, above 1.
+
+    Raises
+    ------
+    ShapeError
+        If positions and fluxes differ in number.
+    ParameterError
+        If a flux or `fwhm` is not positive, or `beta` is not above 1.
+
+    Notes
+    -----
+    ``I(r) = flux (beta - 1) / (pi alpha^2) (1 + r^2 / alpha^2)^-beta`` (Moffat 1969), sampled at
+    pixel centres; from a FWHM of 2 px the sum over pixels is the flux to better than 1e-4. Wings
+    are drawn down to `FAINTEST`, which keeps more than 99.5 % of the flux of a 10 DN/s star.
+    """
+
+    is_source: ClassVar[bool] = True
+    name: str = "stars"
+    x: Grid
+    y: Grid
+    flux: Grid
+    fwhm: float = 2.4
+    beta: float = 2.5
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.y) == len(self.flux):
+            raise ShapeError(
+                f"{self.name}: {len(self.x)} x and {len(self.y)} y positions do not fit "
+                f"{len(self.flux)} fluxes; give one of each per star"
+            )
+        if not (np.all(np.asarray(self.flux) > 0) and self.fwhm > 0 and self.beta > 1):
+            raise ParameterError(
+                f"{self.name}: fluxes and fwhm must be positive and beta above 1, got fwhm "
+                f"{self.fwhm}, beta {self.beta}"
+            )
+
+    def render(self, pointing: Pointing, window: Window) -> Image:
+        """Make the image of this layer; see `Layer.render`."""
+        alpha = self.fwhm / (2.0 * math.sqrt(2.0 ** (1.0 / self.beta) - 1.0))
+        image = np.zeros(window.shape)
+        for source in self.sources():
+            x, y = source.x + pointing.dx, source.y + pointing.dy
+            peak = source.flux * (self.beta - 1.0) / (math.pi * alpha**2)
+            reach = alpha * math.sqrt(max((peak / FAINTEST) ** (1.0 / self.beta) - 1.0, 0.0))
+            box = Window(
+                math.floor(y - reach), math.floor(x - reach), *(2 * [math.ceil(2 * reach) + 2])
+            )
+            if not window.overlaps(box):
+                continue
+            box = window.intersection(box)
+            rows, columns = _pixel_centres(box)
+            squared = ((rows - y) ** 2 + (columns - x) ** 2) / alpha**2
+            image[window.slices(box)] += peak * (1.0 + squared) ** -self.beta
+        return image.astype(np.float32)
+
+    def sources(self) -> Iterator[Source]:
+        """List the stars; see `Layer.sources`."""
+        for x, y, flux in zip(self.x, self.y, self.flux, strict=True):
+            yield Source(self.name, float(x), float(y), float(flux))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Galaxy(Layer):
+    """
+    An inclined Sersic galaxy, with spiral arms if wanted.
+
+    Parameters
+    ----------
+    x, y : float
+        Centre on the sky plane, 0-based detector pixel at dither zero.
+    flux : float
+        Total flux out to infinity [DN/s].
+    r_eff : float
+        Half-light radius along the major axis [px].
+    sersic_index : float, optional
+        1 for a disc, 4 for an elliptical galaxy; at least 0.5.
+    ellipticity : float, optional
+        One minus the axis ratio.
+    angle : float, optional
+        Direction of the major axis, counter-clockwise from the x axis [deg].
+    arm_contrast : float, optional
+        Relative brightness of the crest of the arms, 0 (no arms) to 1.
+    n_arms : int, optional
+        Number of arms.
+    pitch : float, optional
+        Angle between an arm and a circle [deg].
+
+    Raises
+    ------
+    ParameterError
+        If a value is outside the limits above.
+
+    Notes
+    -----
+    ``I(R) = I_e exp(-b ((R / r_eff)^(1/n) - 1))`` with ``b = 2 n - 1/3 + 0.009876 / n`` (Prugniel
+    & Simien 1997), times ``1 + contrast cos(m (theta - ln R / tan pitch))``, a logarithmic spiral
+    in the plane of the disc whose mean over a circle is one, so that arms leave the flux as it
+    is. R is softened by 1 px, in place of the convolution with the PSF.
+    """
+
+    is_source: ClassVar[bool] = True
+    name: str = "galaxy"
+    x: float
+    y: float
+    flux: float
+    r_eff: float
+    sersic_index: float = 1.0
+    ellipticity: float = 0.0
+    angle: float = 0.0
+    arm_contrast: float = 0.0
+    n_arms: int = 2
+    pitch: float = 20.0
+
+    def __post_init__(self) -> None:
+        inside = (
+            self.flux > 0
+            and self.r_eff > 0
+            and self.sersic_index >= 0.5
+            and 0 <= self.ellipticity < 1
+            and 0 <= self.arm_contrast <= 1
+            and 0 < self.pitch < 90
+        )
+        if not inside:
+            raise ParameterError(
+                f"{self.name}: a galaxy needs flux > 0, r_eff > 0, sersic_index >= 0.5, "
+                f"0 <= ellipticity < 1, 0 <= arm_contrast <= 1 and 0 < pitch < 90, got {self}"
+            )
+
+    def render(self, pointing: Pointing, window: Window) -> Image:
+        """Make the image of this layer; see `Layer.render`."""
+        y, x = _pixel_centres(window)
+        y, x = y - self.y - pointing.dy, x - self.x - pointing.dx
+        cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        along = x * cosine + y * sine
+        across = (y * cosine - x * sine) / (1.0 - self.ellipticity)
+        radius = np.sqrt(along**2 + across**2 + 1.0)
+        n, b = self.sersic_index, self._b
+        image = self._brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
+        if self.arm_contrast > 0:
+            winding = np.log(radius) / math.tan(math.radians(self.pitch))
+            phase = self.n_arms * (np.arctan2(across, along) - winding)
+            # Arms fade towards the centre, where they would wind up without end.
+            fade = radius**2 / (radius**2 + (0.3 * self.r_eff) ** 2)
+            image *= 1.0 + self.arm_contrast * fade * np.cos(phase)
+        return np.asarray(image, dtype=np.float32)
+
+    def sources(self) -> Iterator[Source]:
+        """List the galaxy; see `Layer.sources`."""
+        yield Source(self.name, self.x, self.y, self.flux)
+
+    @property
+    def _b(self) -> float:
+        return 2.0 * self.sersic_index - 1.0 / 3.0 + 0.009876 / self.sersic_index
+
+    @property
+    def _brightness(self) -> float:
+        """Surface brightness at the half-light radius [DN/s per pixel]."""
+        n, b = self.sersic_index, self._b
+        area = 2.0 * math.pi * self.r_eff**2 * (1.0 - self.ellipticity)
+        profile = n * math.exp(b) * math.pow(b, -2.0 * n) * math.gamma(2.0 * n)
+        return self.flux / (area * profile)
+
+
+def _pixel_centres(window: Window) -> tuple[Grid, Grid]:
+    """Return row numbers of shape (ny, 1) and column numbers of shape (1, nx)."""
+    y = np.arange(window.y0, window.y1, dtype=np.float64)[:, np.newaxis]
+    x = np.arange(window.x0, window.x1, dtype=np.float64)[np.newaxis, :]
+    return y, x
+
+
+def _standardised(values: Grid) -> Grid:
+    """Shift and scale to mean zero and rms one; a single value becomes zero."""
+    values = values - values.mean()
+    return values / max(float(values.std()), np.finfo(np.float64).tiny)
+
+
+def _smooth_field(rng: np.random.Generator, ny: int, nx: int, n_orders: int = 6) -> Grid:
+    """Draw a sum of low-order cosines whose amplitudes fall with the square of the order."""
+    order = np.arange(n_orders)
+    falling = 1.0 / (1.0 + order[:, np.newaxis] ** 2 + order[np.newaxis, :] ** 2)
+    amplitude = rng.standard_normal((n_orders, n_orders)) * falling
+    along_y = np.cos(np.pi * np.outer((np.arange(ny) + 0.5) / ny, order))
+    along_x = np.cos(np.pi * np.outer(order, (np.arange(nx) + 0.5) / nx))
+    return np.asarray(along_y @ amplitude @ along_x, dtype=np.float64)
