@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -296,6 +296,31 @@ class MemoryHandle:
             name=name,
             meta=MappingProxyType(dict(meta or {})),
             mask=None if mask is None else np.asarray(mask, dtype=np.bool_),
+        )
+
+    @classmethod
+    def of(cls, exposure: Exposure) -> Self:
+        """
+        Handle on an exposure that is loaded already.
+
+        Parameters
+        ----------
+        exposure : Exposure
+            The exposure.
+
+        Returns
+        -------
+        MemoryHandle
+            Its handle.
+        """
+        return cls(
+            exposure.data,
+            exposure.err,
+            exposure.dq,
+            mask=exposure.mask,
+            window=exposure.window,
+            name=exposure.name,
+            meta=exposure.meta,
         )
 
     @property

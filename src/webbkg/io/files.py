@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,13 @@ from webbkg.errors import InputError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, Window
 from webbkg.io.keywords import meta_of, window_of
 
-__all__ = ["FileHandle", "checksum"]
+__all__ = ["BLOCK", "FileHandle", "checksum", "data_bytes", "padded", "scan_headers"]
 
 #: DQ is stored as signed integers with this offset, as FITS has no unsigned ones.
 _UNSIGNED_OFFSET = 2**31
 
 #: Headers and data fill whole blocks of this many bytes.
-_BLOCK = 2880
+BLOCK = 2880
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,11 @@ class _Pixels:
 
     @classmethod
     def described(cls, extension: str, header: fits.Header, offset: int) -> _Pixels:
-        compressed = bool(header.get("ZIMAGE", False))
-        prefix = "ZNAXIS" if compressed else "NAXIS"
-        n_axes = header.get(prefix, 0)
-        shape = tuple(int(header[f"{prefix}{axis}"]) for axis in range(n_axes, 0, -1))
+        n_axes = header["NAXIS"]
+        shape = tuple(int(header[f"NAXIS{axis}"]) for axis in range(n_axes, 0, -1))
         stored = (header["BITPIX"], header.get("BSCALE", 1), header.get("BZERO", 0))
         expected = (32, 1, _UNSIGNED_OFFSET) if extension == "DQ" else (-32, 1, 0)
-        return cls(extension, offset, shape, plain=stored == expected and not compressed)
+        return cls(extension, offset, shape, plain=stored == expected)
 
 
 class FileHandle:
@@ -82,7 +80,7 @@ class FileHandle:
         self._images: dict[str, _Pixels] = {}
         try:
             with self._file.open("rb") as stream:
-                headers = _scan_headers(stream)
+                headers = scan_headers(stream, enough=("SCI", "ERR", "DQ"))
                 stream.seek(0)
                 self._header_digest = hashlib.sha256(stream.read(headers[0][1])).digest()
                 self._inode = os.fstat(stream.fileno())[1:3]
@@ -106,7 +104,12 @@ class FileHandle:
         for name, (header, offset) in zip(names, headers, strict=True):
             if name not in ("SCI", "ERR", "DQ"):
                 continue
-            end = offset + _data_bytes(header)
+            if header.get("XTENSION") != "IMAGE":
+                raise InputError(
+                    f"{self.path}: extension {name} is no plain image but {header['XTENSION']!r}; "
+                    "unpack the file first if it is tile-compressed (funpack)"
+                )
+            end = offset + data_bytes(header)
             if end > size:
                 raise InputError(
                     f"{self.path}: truncated, extension {name} ends at byte {end} but the file "
@@ -127,6 +130,11 @@ class FileHandle:
     @property
     def _shape(self) -> tuple[int, ...]:
         return self._images["SCI"].shape
+
+    @property
+    def plain_path(self) -> Path:
+        """The file, or its decompressed copy, which lives as long as this handle."""
+        return self._file
 
     @property
     def name(self) -> str:
@@ -233,28 +241,70 @@ class FileHandle:
                 return np.stack(parts).astype(dtype)
 
 
-def _scan_headers(stream: BinaryIO) -> list[tuple[fits.Header, int]]:
+def scan_headers(stream: BinaryIO, enough: Sequence[str] = ()) -> list[tuple[fits.Header, int]]:
     """
     Headers of a file, and where their data begin.
 
-    The last header may be followed by less data than it promises. The scan ends when all that is
-    needed was found, unless the file may hold several exposures.
+    Opening the HDUs takes longer, and keeps what is not needed.
+
+    Parameters
+    ----------
+    stream : file
+        File opened for binary reading, at its start.
+    enough : sequence of str, optional
+        Names of extensions; the scan ends when all were met, unless the file may hold several
+        exposures.
+
+    Returns
+    -------
+    list of tuple
+        Header and offset in bytes of its data, of each HDU. The last one may be followed by less
+        data than it promises.
     """
     size = os.fstat(stream.fileno()).st_size
     headers: list[tuple[fits.Header, int]] = []
-    wanted = {"SCI", "ERR", "DQ"}
-    while stream.tell() < size and wanted:
+    wanted = set(enough)
+    while stream.tell() < size and (wanted or not enough):
         header = fits.Header.fromfile(stream)
         offset = stream.tell()
         headers.append((header, offset))
         if not str(headers[0][0].get("DATAMODL", "Multi")).startswith("Multi"):
             wanted.discard(header.get("EXTNAME", ""))
-        n_blocks = -(-_data_bytes(header) // _BLOCK)
-        stream.seek(offset + n_blocks * _BLOCK)
+        stream.seek(offset + padded(data_bytes(header)))
     return headers
 
 
-def _data_bytes(header: fits.Header) -> int:
+def padded(n_bytes: int) -> int:
+    """
+    Bytes that data take in a FITS file.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Bytes of the data themselves.
+
+    Returns
+    -------
+    int
+        The next multiple of 2880.
+    """
+    return -(-n_bytes // BLOCK) * BLOCK
+
+
+def data_bytes(header: fits.Header) -> int:
+    """
+    Bytes of data that a header announces.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+        Header of any HDU.
+
+    Returns
+    -------
+    int
+        Bytes without padding, as the FITS standard (4.0, section 4.4.1) has it.
+    """
     n_axes = header["NAXIS"]
     if n_axes == 0:
         return 0

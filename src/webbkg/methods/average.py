@@ -339,18 +339,20 @@ def _diagnose(
             f"clip=std at {params.sigma:g} sigma can reject nothing from {n} values, whose largest "
             f"possible deviation is {n / math.sqrt(n - 1):.2f}; use clip=auto"
         )
-    if template.coverage < 1.0:
+    # Pixels that are bad in the backgrounds are bad in the science exposure too: no news.
+    unflagged = template.undefined & ((mean.flags & np.uint32(flag_bits(params.bad_flags))) == 0)
+    if n_unflagged := int(np.count_nonzero(unflagged)):
         consequence = "left as they are" + ("" if params.dq == "keep" else ", flagged DO_NOT_USE")
         warnings.append(
-            f"{int(template.undefined.sum())} pixels ({100 * (1 - template.coverage):.2f} %) have "
-            f"no background: {consequence}"
+            f"{n_unflagged} good pixels ({100 * n_unflagged / unflagged.size:.2f} %) have no "
+            f"background: {consequence}"
         )
     return AverageDiagnostics(
         clip_rule=_rule_in_words(
             params, known_errors=mean.n_unknown.sum() < mean.n_usable.sum() / 2
         ),
         n_backgrounds=n,
-        n_used_mean=n_kept / np.count_nonzero(mean.n_used),
+        n_used_mean=n_kept / int(np.count_nonzero(mean.n_used)),
         clipped_fraction=1.0 - n_kept / int(mean.n_usable.sum()),
         coverage=template.coverage,
         level=_sampled_median(template.image),

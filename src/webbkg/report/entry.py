@@ -16,6 +16,7 @@ from webbkg.report.figures import View, draw_histogram, draw_images, draw_profil
 from webbkg.results import Subtraction
 from webbkg.validate.blank_sky import blank_sky, measure_blank_sky
 from webbkg.validate.robust import usable_pixels
+from webbkg.validate.structure import measure_structure
 
 __all__ = ["ReportEntry", "entry_of", "failed_entry", "skipped_entry", "verdict_of"]
 
@@ -23,6 +24,8 @@ __all__ = ["ReportEntry", "entry_of", "failed_entry", "skipped_entry", "verdict_
 _NOISE_TOLERANCE = 0.10
 _LEVEL_SIGMA = 3.0
 _LEVEL_FRACTION = 0.01
+_MAX_STRUCTURE = 0.10
+_STRUCTURE_SIGMA = 3.0
 _MIN_BLANK_FRACTION = 0.10
 _MIN_COVERAGE = 0.90
 
@@ -101,6 +104,7 @@ def entry_of(subtraction: Subtraction, *, products: Mapping[str, str]) -> Report
         "backgrounds": list(subtraction.used),
         **{key: value for key, value in diagnostics.items() if key != "warnings"},
         **dataclasses.asdict(sky),
+        **dataclasses.asdict(measure_structure(after, subtraction.background)),
         "noise_ratio": _ratio(sky.noise_after, sky.noise_expected),
     }
     metrics["verdict"], metrics["verdict_reasons"] = verdict_of(metrics)
@@ -164,7 +168,8 @@ def verdict_of(metrics: Mapping[str, Any]) -> tuple[str, list[str]]:
     ----------
     metrics : mapping
         Needs `noise_after`, `noise_expected`, `level_after`, `level_after_error`, `level`,
-        `blank_fraction`, `coverage` and `unit`; NaN where unknown.
+        `structure_left`, `structure_left_error`, `blank_fraction`, `coverage` and `unit`; NaN
+        where unknown.
 
     Returns
     -------
@@ -176,19 +181,23 @@ def verdict_of(metrics: Mapping[str, Any]) -> tuple[str, list[str]]:
     Notes
     -----
     Clean is a noise within 10 % of the one ERR promises, a level within 3 standard errors plus
-    1 % of the subtracted level (the sky changes by as much between exposures), at least 10 % of
-    the pixels blank and 90 % with a background.
+    1 % of the subtracted level (the sky changes by as much between exposures), no more than 10 % of
+    the structure of the background left (within 3 standard errors), at least 10 % of the pixels
+    blank and 90 % with a background.
 
     Examples
     --------
     >>> numbers = dict(noise_after=0.5, noise_expected=0.4, level_after=0.0, level_after_error=0.1,
-    ...                level=60.0, blank_fraction=0.8, coverage=1.0, unit="DN/s")
+    ...                level=60.0, structure_left=float("nan"),
+    ...                structure_left_error=float("nan"), blank_fraction=0.8, coverage=1.0,
+    ...                unit="DN/s")
     >>> verdict_of(numbers)
     ('look', ['noise is 1.25 times what ERR promises'])
     """
-    checks = (_check_noise(metrics), _check_level(metrics), _check_pixels(metrics))
+    checks = [check(metrics) for check in (_check_noise, _check_level, _check_structure)]
+    checks.append(_check_pixels(metrics))
     wrong = [text for good, text in checks if not good]
-    return ("look", wrong) if wrong else ("clean", [text for _, text in checks])
+    return ("look", wrong) if wrong else ("clean", [text for _, text in checks if text])
 
 
 def unit_of(meta: Mapping[str, Any]) -> str:
@@ -233,6 +242,18 @@ def _check_level(metrics: Mapping[str, Any]) -> tuple[bool, str]:
     allowed = _LEVEL_SIGMA * metrics["level_after_error"] + _LEVEL_FRACTION * abs(subtracted)
     side = "within" if abs(level) <= allowed else "beyond"
     return abs(level) <= allowed, f"level {level:+.3g} {unit} is {side} ±{allowed:.2g}"
+
+
+def _check_structure(metrics: Mapping[str, Any]) -> tuple[bool, str]:
+    left, error = metrics["structure_left"], metrics["structure_left_error"]
+    if not math.isfinite(left):
+        return True, ""  # the background is too even to leave any
+    percent = f"{round(left, 2) + 0.0:+.0%}"  # not -0%
+    if abs(left) <= _MAX_STRUCTURE + _STRUCTURE_SIGMA * error:
+        return True, f"{percent} of the background's structure is left"
+    return False, (
+        f"{percent} of the background's structure is left, or a source lies where it is brightest"
+    )
 
 
 def _check_pixels(metrics: Mapping[str, Any]) -> tuple[bool, str]:

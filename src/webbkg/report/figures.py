@@ -17,12 +17,11 @@ from PIL import Image
 
 from webbkg.exposure import FloatArray, MaskArray, Window
 from webbkg.validate.blank_sky import BlankSkyMetrics
-from webbkg.validate.robust import MEDIAN_ERROR, robust_rms
+from webbkg.validate.robust import MEDIAN_ERROR, block_mean, robust_rms
 
 __all__ = [
     "FIGURE_NOTES",
     "View",
-    "block_mean",
     "draw_histogram",
     "draw_images",
     "draw_profiles",
@@ -163,7 +162,8 @@ def draw_histogram(view: View) -> Figure:
         return _say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
     widths = (numbers.noise_before, numbers.noise_after, numbers.noise_expected)
     # A before much wider than the after would squeeze the curve that matters into a line.
-    limit = 5.0 * min(np.nanmax(widths), 3.0 * max(numbers.noise_after, 1e-30)) or 1.0
+    limit = 5.0 * min(np.nanmax(widths), 3.0 * max(numbers.noise_after, 1e-30))
+    limit += abs(numbers.level_after)
     edges = np.linspace(-limit, limit, 101)
     curves = (
         (
@@ -257,45 +257,6 @@ def png_of(figure: Figure) -> bytes:
     # Without dithering, which would invent noise.
     image.quantize(colors=256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def block_mean(image: FloatArray, step: int) -> FloatArray:
-    """
-    Average blocks of pixels.
-
-    Parameters
-    ----------
-    image : numpy.ndarray
-        Image, shape ``(ny, nx)``; NaN is left out.
-    step : int
-        Block size in pixels, at least 1; blocks at the upper and right edge may be cut.
-
-    Returns
-    -------
-    numpy.ndarray
-        Means, float32, shape ``(ceil(ny / step), ceil(nx / step))``; NaN where a block has none.
-
-    Examples
-    --------
-    >>> block_mean(np.array([[1.0, 3.0, np.nan]], dtype=np.float32), 2)
-    array([[ 2., nan]], dtype=float32)
-    """
-    if step == 1:
-        return image
-    starts = [np.arange(0, n, step) for n in image.shape]
-    finite = np.isfinite(image)
-
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        summed: NDArray[np.float64] = np.add.reduceat(
-            np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1
-        )
-        return summed
-
-    counts = total(finite.astype(np.float64))
-    sums = total(np.where(finite, image, 0.0).astype(np.float64))
-    mean = np.full(counts.shape, np.nan, dtype=np.float32)
-    np.divide(sums, counts, out=mean, where=counts > 0, casting="same_kind")
-    return mean
 
 
 def _new_figure(width: float, height: float) -> Figure:

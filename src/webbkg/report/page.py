@@ -82,6 +82,8 @@ def write_report(
       - the blank sky: ``level_before``, ``level_after``, ``level_after_error``,
         ``noise_before``, ``noise_after``, ``noise_expected``, ``blank_fraction``,
         ``n_pixels``, and ``noise_ratio`` (after over expected);
+      - ``structure_left`` and ``structure_left_error``, the part of the structure of the
+        background that the result still has (null if it is too even);
       - ``verdict`` (``clean`` or ``look``) and ``verdict_reasons``.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,6 +12,7 @@ from webbkg.masks.flags import BAD_FLAGS, flag_bits
 __all__ = [
     "MEDIAN_ERROR",
     "MIN_PIXELS",
+    "block_mean",
     "expected_rms",
     "median_error",
     "robust_rms",
@@ -130,3 +131,42 @@ def median_error(rms: float, n_pixels: int) -> float:
         Standard error in the same unit; NaN for no pixels.
     """
     return MEDIAN_ERROR * rms / float(np.sqrt(n_pixels)) if n_pixels else float("nan")
+
+
+def block_mean(image: FloatArray, step: int) -> FloatArray:
+    """
+    Average blocks of pixels.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Image, shape ``(ny, nx)``; NaN is left out.
+    step : int
+        Block size in pixels, at least 1; blocks at the upper and right edge may be cut.
+
+    Returns
+    -------
+    numpy.ndarray
+        Means, float32, shape ``(ceil(ny / step), ceil(nx / step))``; NaN where a block has none.
+
+    Examples
+    --------
+    >>> block_mean(np.array([[1.0, 3.0, np.nan]], dtype=np.float32), 2)
+    array([[ 2., nan]], dtype=float32)
+    """
+    if step == 1:
+        return image
+    starts = [np.arange(0, n, step) for n in image.shape]
+    finite = np.isfinite(image)
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        summed: NDArray[np.float64] = np.add.reduceat(
+            np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1
+        )
+        return summed
+
+    counts = total(finite.astype(np.float64))
+    sums = total(np.where(finite, image, 0.0).astype(np.float64))
+    mean = np.full(counts.shape, np.nan, dtype=np.float32)
+    np.divide(sums, counts, out=mean, where=counts > 0, casting="same_kind")
+    return mean

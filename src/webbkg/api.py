@@ -1,0 +1,148 @@
+"""What a user calls from Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.errors import InputError, ShapeError, WebbkgWarning
+from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
+from webbkg.methods import average as method
+from webbkg.methods.average import AverageParams
+from webbkg.methods.inputs import check_inputs
+from webbkg.results import Subtraction
+
+if TYPE_CHECKING:
+    from stdatamodels.jwst.datamodels import JwstDataModel  # noqa: TID251
+
+__all__ = ["average", "handle_of"]
+
+#: What an exposure can be given as.
+ExposureLike: TypeAlias = "str | Path | NDArray[Any] | Exposure | ExposureHandle | JwstDataModel"
+
+
+def average(
+    science: ExposureLike,
+    backgrounds: ExposureLike | Sequence[ExposureLike],
+    params: AverageParams | None = None,
+    *,
+    force: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Subtraction:
+    """
+    Subtract the clipped mean of background exposures from a science exposure.
+
+    Parameters
+    ----------
+    science : path, numpy.ndarray, Exposure, ExposureHandle or data model
+        Science exposure, shape ``(ny, nx)`` or ``(nints, ny, nx)``. A bare array has no errors
+        and no flags; use `MemoryHandle` to give them.
+    backgrounds : the same, or a sequence of them
+        Background exposures, 2-D or 3-D in any mixture. Bare arrays must have as many rows and
+        columns as the science exposure.
+    params : AverageParams, optional
+        Parameters.
+    force : bool, optional
+        Use exposures that do not agree in detector, filter and so on, or have been subtracted
+        already; it warns instead of raising.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    Subtraction
+        ``exposure`` is the corrected exposure, ``background`` what was subtracted (NaN where it is
+        undefined), ``background_var`` the variance that was added; `diagnostics` tells the rest.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used or the exposures do not belong together.
+    ShapeError
+        If arrays have shapes that do not fit.
+    NoOverlapError
+        If no background covers any of the science exposure.
+    NoBackgroundPixelsError
+        If no background or no science pixel is usable.
+
+    Warns
+    -----
+    WebbkgWarning
+        If something about the result should be known.
+
+    Notes
+    -----
+    See `webbkg.methods.average.average` for the formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from webbkg import MemoryHandle, average
+    >>> science = MemoryHandle(np.full((4, 4), 11.0), err=np.full((4, 4), 0.3))
+    >>> sky = [MemoryHandle(np.full((4, 4), 10.0), err=np.full((4, 4), 0.4)) for _ in range(4)]
+    >>> result = average(science, sky)
+    >>> result.exposure.data[0, 0], result.exposure.err[0, 0].round(2)
+    (np.float32(1.0), np.float32(0.36))
+    """
+    handle = handle_of(science)
+    if isinstance(backgrounds, str | Path | np.ndarray) or not isinstance(backgrounds, Sequence):
+        backgrounds = [backgrounds]
+    others = [handle_of(item, place=handle.window) for item in backgrounds]
+    kept, remarks = check_inputs(handle, others, force=force)
+    result = method.average(handle, kept, params, progress=progress)
+    for text in (*remarks, *result.diagnostics.warnings):
+        warnings.warn(text, WebbkgWarning, stacklevel=2)
+    return result
+
+
+def handle_of(exposure: ExposureLike, *, place: Window | None = None) -> ExposureHandle:
+    """
+    Make a handle of anything that holds an exposure.
+
+    Parameters
+    ----------
+    exposure : path, numpy.ndarray, Exposure, ExposureHandle or data model
+        The exposure.
+    place : Window, optional
+        Where a bare array belongs.
+
+    Returns
+    -------
+    ExposureHandle
+        Handle; one that is given is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    ShapeError
+        If a bare array does not have the shape of its place.
+    """
+    if isinstance(exposure, str | Path):
+        from webbkg.io.files import FileHandle
+
+        return FileHandle(exposure)
+    if isinstance(exposure, np.ndarray):
+        if place is not None and exposure.shape[-2:] != place.shape:
+            raise ShapeError(
+                f"array: has {exposure.shape[-2:]} rows and columns but the science exposure has "
+                f"{place.shape}; use MemoryHandle with a window to place it"
+            )
+        return MemoryHandle(exposure, window=place)
+    if isinstance(exposure, Exposure):
+        return MemoryHandle.of(exposure)
+    if isinstance(exposure, ExposureHandle):
+        return exposure
+    if hasattr(exposure, "meta") and hasattr(exposure, "data"):
+        from webbkg.io.models import ModelHandle
+
+        return ModelHandle(exposure)
+    raise InputError(
+        f"{type(exposure).__name__}: not an exposure; give a path, an array, an Exposure, a "
+        "handle or a JWST data model"
+    )

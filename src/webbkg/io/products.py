@@ -1,0 +1,286 @@
+"""
+Writing products.
+
+A product is its input with SCI, ERR and DQ corrected and two extensions added; all else is copied
+byte by byte, so that what this package does not know survives. Integrations are written one by
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from webbkg.errors import InputError
+from webbkg.io.atomic import replacing
+from webbkg.io.files import FileHandle, data_bytes, padded, scan_headers
+from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
+from webbkg.results import Subtraction
+
+__all__ = ["product_stem", "write_combined_background", "write_product"]
+
+#: Suffixes of stage 1 and 2 products that a product's own suffix replaces.
+_SUFFIXES = frozenset(
+    {
+        "rate",
+        "rateints",
+        "cal",
+        "calints",
+        "bsub",
+        "bsubints",
+        "assignwcs",
+        "assignwcsstep",
+        "phot",
+        "crf",
+        "crfints",
+    }
+)
+
+
+def product_stem(path: Path) -> str:
+    """
+    Name of an exposure without suffix and extension.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        File of the exposure.
+
+    Returns
+    -------
+    str
+        Stem of its products.
+
+    Examples
+    --------
+    >>> product_stem(Path("jw01093014001_03102_00001_nis_cal.fits"))
+    'jw01093014001_03102_00001_nis'
+    """
+    stem = path.name.removesuffix(".gz").removesuffix(".fits")
+    base, _, suffix = stem.rpartition("_")
+    return base if base and suffix in _SUFFIXES else stem
+
+
+def write_product(
+    subtraction: Subtraction, provenance: Provenance, target: Path, *, overwrite: bool = False
+) -> None:
+    """
+    Write a corrected exposure.
+
+    Parameters
+    ----------
+    subtraction : Subtraction
+        What was done, to an exposure that is a file.
+    provenance : Provenance
+        What the product shall say about it.
+    target : pathlib.Path
+        File to write.
+    overwrite : bool, optional
+        Whether it may replace another.
+
+    Raises
+    ------
+    OutputError
+        If the file exists and may not be replaced, or cannot be written.
+    """
+    source = subtraction.science
+    if not isinstance(source, FileHandle):
+        raise InputError(f"{source.name}: is no file, so there is no product to write of it")
+    with (
+        replacing(target, overwrite=overwrite) as temporary,
+        source.plain_path.open("rb") as original,
+        temporary.open("wb") as stream,
+    ):
+        images = _write_all_but_pixels(original, stream, subtraction, provenance, target.name)
+        for index, plane in enumerate(subtraction.planes()):
+            for name, array in (("SCI", plane.data), ("ERR", plane.err), ("DQ", plane.dq)):
+                if name in images:
+                    stream.seek(images[name] + index * array.size * 4)
+                    stream.write(_fits_bytes(array))
+
+
+def write_combined_background(
+    subtraction: Subtraction, provenance: Provenance, target: Path, *, overwrite: bool = False
+) -> None:
+    """
+    Write the combined background.
+
+    Parameters
+    ----------
+    subtraction : Subtraction
+        What was done, to an exposure that is a file.
+    provenance : Provenance
+        What the product shall say about it.
+    target : pathlib.Path
+        File to write: an ``ImageModel`` with SCI (NaN where it is undefined), ERR, DQ, and
+        COVERAGE, the number of exposures used.
+    overwrite : bool, optional
+        Whether it may replace another.
+
+    Raises
+    ------
+    OutputError
+        If the file exists and may not be replaced, or cannot be written.
+    """
+    source = subtraction.science
+    if not isinstance(source, FileHandle):
+        raise InputError(f"{source.name}: is no file, so there is no product to write of it")
+    with source.plain_path.open("rb") as original:
+        header = fits.Header.fromfile(original)
+    for key in ("S_BKDSUB", "NINTS", "CHECKSUM", "DATASUM"):
+        header.remove(key, ignore_missing=True)
+    header["DATAMODL"] = "ImageModel"
+    _describe(header, target.name, {}, history(subtraction, provenance))
+    template = subtraction.template
+    unit = {"BUNIT": (subtraction.meta.get("BUNIT", "DN/s"), "physical units of the array values")}
+    with replacing(target, overwrite=overwrite) as temporary, temporary.open("wb") as stream:
+        stream.write(header.tostring().encode("ascii"))
+        _write_image(stream, "SCI", template.image, unit)
+        _write_image(stream, "ERR", template.err, unit)
+        _write_image(stream, "DQ", template.dq)
+        _write_image(stream, "COVERAGE", template.n_used.astype(np.int32))
+        _write_table(stream, subtraction, provenance)
+
+
+def _write_all_but_pixels(
+    original: BinaryIO,
+    stream: BinaryIO,
+    subtraction: Subtraction,
+    provenance: Provenance,
+    name: str,
+) -> Mapping[str, int]:
+    """Write all headers and what is copied; return where the corrected images belong."""
+    places: dict[str, int] = {}
+    headers = scan_headers(original)
+    extras_written = False
+    for index, (header, offset) in enumerate(headers):
+        extension = str(header.get("EXTNAME", "")).upper()
+        if index == 0:
+            keywords = product_keywords(subtraction, provenance)
+            _describe(header, name, keywords, history(subtraction, provenance))
+        if extension in ("VAR_BKG", "WEBBKG"):
+            # Of an earlier subtraction, which was forced to be repeated.
+            continue
+        if extension in ("SCI", "ERR", "DQ"):
+            _as_stored(header, unsigned=extension == "DQ")
+            stream.write(header.tostring().encode("ascii"))
+            places[extension] = stream.tell()
+            stream.seek(padded(data_bytes(header)), 1)
+            continue
+        if extension == "ASDF":
+            # By custom the last extension.
+            _write_extras(stream, places, subtraction, provenance)
+            extras_written = True
+        stream.write(header.tostring().encode("ascii"))
+        _copy(original, offset, padded(data_bytes(header)), stream)
+    if not extras_written:
+        _write_extras(stream, places, subtraction, provenance)
+    # Images that come last are not written yet: make the file as long as it will be.
+    stream.truncate()
+    return places
+
+
+def _write_extras(
+    stream: BinaryIO, places: dict[str, int], subtraction: Subtraction, provenance: Provenance
+) -> None:
+    if "DQ" not in places and subtraction.flag_bits.any():
+        shape = subtraction.science.window.shape
+        n_integrations = subtraction.science.n_integrations
+        full = shape if n_integrations is None else (n_integrations, *shape)
+        header = _image_header("DQ", full, np.dtype(np.uint32))
+        stream.write(header.tostring().encode("ascii"))
+        places["DQ"] = stream.tell()
+        stream.seek(padded(data_bytes(header)), 1)
+    if subtraction.propagate_errors:
+        unit = subtraction.meta.get("BUNIT")
+        cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
+        _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
+    _write_table(stream, subtraction, provenance)
+
+
+def _describe(
+    header: fits.Header, name: str, keywords: Mapping[str, tuple[Any, str]], lines: list[str]
+) -> None:
+    for key in ("CHECKSUM", "DATASUM"):
+        header.remove(key, ignore_missing=True)
+    header["FILENAME"] = name
+    header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    for key, (value, comment) in keywords.items():
+        header[key] = (value, comment)
+    for line in lines:
+        header.add_history(line.encode("ascii", "replace").decode())
+
+
+def _as_stored(header: fits.Header, *, unsigned: bool) -> None:
+    """Describe float32 pixels, or uint32 ones by the offset that FITS has for them."""
+    for key in ("CHECKSUM", "DATASUM", "BSCALE", "BZERO", "BLANK"):
+        header.remove(key, ignore_missing=True)
+    header["BITPIX"] = 32 if unsigned else -32
+    if unsigned:
+        header["BSCALE"] = 1
+        header["BZERO"] = 2**31
+
+
+def _image_header(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> fits.Header:
+    header = fits.Header()
+    header["XTENSION"] = ("IMAGE", "Image extension")
+    header["BITPIX"] = -32 if dtype.kind == "f" else 32
+    header["NAXIS"] = len(shape)
+    for axis, length in enumerate(reversed(shape), start=1):
+        header[f"NAXIS{axis}"] = length
+    header["PCOUNT"] = 0
+    header["GCOUNT"] = 1
+    header["EXTNAME"] = name
+    if dtype == np.uint32:
+        header["BSCALE"] = 1
+        header["BZERO"] = 2**31
+    return header
+
+
+def _write_image(
+    stream: BinaryIO,
+    name: str,
+    array: NDArray[Any],
+    cards: Mapping[str, tuple[Any, str]] | None = None,
+) -> None:
+    header = _image_header(name, array.shape, array.dtype)
+    for key, (value, comment) in (cards or {}).items():
+        header[key] = (value, comment)
+    stream.write(header.tostring().encode("ascii"))
+    _write_padded(stream, _fits_bytes(array))
+
+
+def _write_table(stream: BinaryIO, subtraction: Subtraction, provenance: Provenance) -> None:
+    table = fits.BinTableHDU(provenance_rows(subtraction, provenance), name="WEBBKG")
+    stream.write(table.header.tostring().encode("ascii"))
+    _write_padded(stream, table.data.tobytes())
+
+
+def _write_padded(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
+    stream.write(b"\0" * (padded(len(content)) - len(content)))
+
+
+def _fits_bytes(array: NDArray[Any]) -> bytes:
+    """Pixels in the byte order and number types of FITS."""
+    if array.dtype == np.uint32:
+        array = (array ^ np.uint32(2**31)).view(np.int32)
+    return array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def _copy(original: BinaryIO, offset: int, n_bytes: int, stream: BinaryIO) -> None:
+    original.seek(offset)
+    while n_bytes > 0:
+        piece = original.read(min(n_bytes, 1 << 22))
+        if not piece:
+            # Some writers leave out the padding of the last extension.
+            stream.write(b"\0" * n_bytes)
+            return
+        stream.write(piece)
+        n_bytes -= len(piece)

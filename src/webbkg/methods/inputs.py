@@ -1,0 +1,133 @@
+"""Whether exposures may be used together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from webbkg.errors import InputError
+from webbkg.exposure import ExposureHandle
+
+__all__ = ["check_inputs"]
+
+#: Keywords in which a background must agree with the science exposure, with the field's names.
+_MUST_AGREE = {
+    "INSTRUME": "instrument",
+    "DETECTOR": "detector",
+    "CHANNEL": "channel",
+    "BAND": "band",
+    "FILTER": "filter",
+    "PUPIL": "pupil",
+    "GRATING": "grating",
+    "BUNIT": "unit",
+}
+
+#: Exposure types whose background is a scaled template and not an average.
+_TEMPLATE_TYPES = ("NIS_WFSS", "NRC_WFSS", "NRC_GRISM", "MIR_WFSS", "NIS_SOSS")
+
+
+def check_inputs(
+    science: ExposureHandle, backgrounds: Sequence[ExposureHandle], *, force: bool = False
+) -> tuple[list[ExposureHandle], list[str]]:
+    """
+    Check that backgrounds can be averaged and subtracted from a science exposure.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        Science exposure.
+    backgrounds : sequence of ExposureHandle
+        Background exposures.
+    force : bool, optional
+        Whether exposures that do not agree, or have been subtracted already, are used all the
+        same; then the disagreement becomes a warning.
+
+    Returns
+    -------
+    backgrounds : list of ExposureHandle
+        The backgrounds, each once.
+    warnings : list of str
+        Sentences for the user.
+
+    Raises
+    ------
+    InputError
+        If there is no background, the science exposure is among them, or they do not agree.
+    """
+    if not backgrounds:
+        raise InputError(
+            f"{science.name}: no background exposure was given; name at least one with --bkg or "
+            "as a member of exptype 'background'"
+        )
+    kept: list[ExposureHandle] = []
+    warnings: list[str] = []
+    for background in backgrounds:
+        if background.is_same(science):
+            raise InputError(
+                f"{background.name}: is the science exposure itself; subtracting it from itself "
+                "would remove the source, so leave it out of the backgrounds"
+            )
+        if any(background.is_same(other) for other in kept):
+            warnings.append(f"{background.name}: given more than once as background, used once")
+        else:
+            kept.append(background)
+    problems = _subtracted_already(science) + _of_other_kind(science)
+    for background in kept:
+        problems += _subtracted_already(background) + _disagreement(science, background)
+    if problems and not force:
+        raise InputError(f"{problems[0]} (--force overrides)")
+    return kept, warnings + [f"forced: {problem}" for problem in problems]
+
+
+def _subtracted_already(handle: ExposureHandle) -> list[str]:
+    if handle.meta.get("S_BKDSUB") != "COMPLETE":
+        return []
+    problem = (
+        f"{handle.name}: its background has been subtracted already (S_BKDSUB=COMPLETE); give the "
+        "exposure before that"
+    )
+    return [problem]
+
+
+def _of_other_kind(science: ExposureHandle) -> list[str]:
+    exposure_type = science.meta.get("EXP_TYPE")
+    if exposure_type not in _TEMPLATE_TYPES:
+        return []
+    problem = (
+        f"{science.name}: EXP_TYPE is {exposure_type}, whose sky is a scaled template and not an "
+        "average of exposures; use the pipeline's bkg_subtract step"
+    )
+    return [problem]
+
+
+def _disagreement(science: ExposureHandle, background: ExposureHandle) -> list[str]:
+    problems = []
+    for keyword, word in _MUST_AGREE.items():
+        ours, theirs = science.meta.get(keyword), background.meta.get(keyword)
+        if ours is not None and theirs is not None and ours != theirs:
+            problems.append(
+                f"{background.name}: {word} {theirs} ({keyword}) but the science exposure "
+                f"{science.name} has {ours}; give backgrounds of the same {word}"
+            )
+    ours, theirs = _readout(science.meta), _readout(background.meta)
+    if ours and theirs and ours != theirs:
+        problems.append(
+            f"{background.name}: readout {background.meta['READPATT']} but the science exposure "
+            f"{science.name} has {science.meta['READPATT']}, whose detector pattern differs; give "
+            "backgrounds of the same readout"
+        )
+    return problems
+
+
+def _readout(meta: Mapping[str, Any]) -> str | None:
+    """Kind of readout where it changes the pattern of the background: MIRI and NIRSpec."""
+    pattern = str(meta.get("READPATT", "")).upper()
+    instrument = str(meta.get("INSTRUME", "")).upper()
+    if not pattern:
+        return None
+    if instrument == "MIRI":
+        return pattern[:4]
+    if instrument == "NIRSPEC":
+        return "IRS2" if "IRS2" in pattern else "traditional"
+    # NIRCam and NIRISS patterns differ in the number of averaged frames only.
+    return None
