@@ -13,6 +13,7 @@ __all__ = [
     "MissingExtraError",
     "NoBackgroundPixelsError",
     "NoOverlapError",
+    "NotApplicableError",
     "OutputError",
     "ParameterError",
     "ShapeError",
@@ -47,6 +48,10 @@ class NoBackgroundPixelsError(WebbkgError):
 
 class NoOverlapError(WebbkgError):
     """Two sub-arrays share no pixel of the detector."""
+
+
+class NotApplicableError(WebbkgError):
+    """The method does not apply to this exposure, which is left as it is (status SKIPPED)."""
 
 
 class FitError(WebbkgError):

@@ -8,6 +8,7 @@ one.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,9 @@ _SUFFIXES = frozenset(
         "crfints",
     }
 )
+
+#: Characters of a HISTORY card; longer text would be split inside words.
+_HISTORY_WIDTH = 72
 
 
 def product_stem(path: Path) -> str:
@@ -209,12 +213,15 @@ def _describe(
 ) -> None:
     for key in ("CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
-    header["FILENAME"] = name
+    # With a comment, the card of a long name would not fit.
+    header["FILENAME"] = (name, "")
     header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     for key, (value, comment) in keywords.items():
         header[key] = (value, comment)
     for line in lines:
-        header.add_history(line.encode("ascii", "replace").decode())
+        text = line.encode("ascii", "replace").decode()
+        for part in textwrap.wrap(text, _HISTORY_WIDTH, subsequent_indent="  "):
+            header.add_history(part)
 
 
 def _as_stored(header: fits.Header, *, unsigned: bool) -> None:

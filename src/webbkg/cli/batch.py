@@ -1,0 +1,321 @@
+"""Many exposures in one call: each is done or its failure recorded, and one report is written."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from webbkg.errors import InputError, NotApplicableError, OutputError, WebbkgError
+from webbkg.exposure import ExposureHandle
+from webbkg.io.associations import read_association
+from webbkg.io.atomic import check_free, make_directory
+from webbkg.io.files import FileHandle
+from webbkg.io.products import product_stem, write_combined_background, write_product
+from webbkg.io.provenance import Provenance
+from webbkg.methods.agreement import check_tilts
+from webbkg.methods.average import (
+    AverageParams,
+    CombinedBackground,
+    combine_backgrounds,
+    subtract,
+)
+from webbkg.methods.inputs import check_inputs
+from webbkg.report import ReportEntry, entry_of, failed_entry, skipped_entry, write_report
+from webbkg.results import Subtraction
+
+__all__ = ["Job", "jobs_from", "run"]
+
+REPORT_FILES = ("webbkg-report.html", "metrics.json")
+PRODUCT_SUFFIXES = ("bsub", "bsubints", "combinedbackground")
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    One science exposure to be done.
+
+    Parameters
+    ----------
+    science : pathlib.Path
+        Science exposure.
+    backgrounds : tuple of pathlib.Path
+        Its backgrounds.
+    stem : pathlib.Path
+        Its products without their suffix.
+    """
+
+    science: Path
+    backgrounds: tuple[Path, ...]
+    stem: Path
+
+    def product(self, suffix: str) -> Path:
+        """File of a product with a suffix."""
+        return self.stem.with_name(f"{self.stem.name}_{suffix}.fits")
+
+
+def jobs_from(science: Sequence[Path], backgrounds: Sequence[Path], output: Path) -> list[Job]:
+    """
+    List what is to be done.
+
+    Parameters
+    ----------
+    science : sequence of pathlib.Path
+        Science exposures, or associations, which end in ``.json``.
+    backgrounds : sequence of pathlib.Path
+        Background exposures, for science exposures.
+    output : pathlib.Path
+        Output directory.
+
+    Returns
+    -------
+    list of Job
+        One for each science exposure.
+
+    Raises
+    ------
+    InputError
+        If an association cannot be used, or two exposures would have the same product.
+    """
+    associations = [path for path in science if path.suffix.lower() == ".json"]
+    if associations and (backgrounds or len(associations) < len(science)):
+        raise click.UsageError(
+            "An association names its own science and background exposures; give it without "
+            "--bkg and without other exposures."
+        )
+    if associations:
+        jobs = [
+            Job(item.science, item.backgrounds, output / item.name)
+            for path in associations
+            for item in read_association(path)
+        ]
+    else:
+        jobs = [Job(path, tuple(backgrounds), output / product_stem(path)) for path in science]
+    stems: dict[Path, Path] = {}
+    for job in jobs:
+        if job.stem in stems:
+            raise InputError(
+                f"{job.science} and {stems[job.stem]}: their products would both be named "
+                f"{job.stem.name}; run them with different output directories"
+            )
+        stems[job.stem] = job.science
+    return jobs
+
+
+def run(
+    jobs: Sequence[Job],
+    params: AverageParams,
+    output: Path,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+    force: bool,
+    verbosity: int,
+    command: str,
+) -> int:
+    """
+    Do all jobs and write the report.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What to do.
+    params : AverageParams
+        Parameters.
+    output : pathlib.Path
+        Output directory.
+    overwrite : bool
+        Whether products may be replaced.
+    dry_run : bool
+        Check and list only.
+    force : bool
+        Use exposures that do not agree.
+    verbosity : int
+        0 for a line for each exposure, above for more, below for errors only.
+    command : str
+        The call, for the report.
+
+    Returns
+    -------
+    int
+        Number of exposures that could not be done.
+
+    Raises
+    ------
+    OutputError
+        If the output directory cannot be used or products exist; then nothing was done.
+    """
+    for target in [output / name for name in REPORT_FILES] + [
+        job.product(suffix) for job in jobs for suffix in PRODUCT_SUFFIXES
+    ]:
+        check_free(target, overwrite=overwrite)
+    work = _Work(params, overwrite=overwrite, force=force, verbosity=verbosity)
+    if dry_run:
+        return sum(not work.dry(job) for job in jobs)
+    is_new = not output.exists()
+    make_directory(output)
+    visible = verbosity >= 0 and sys.stderr.isatty()
+    entries = [work.do(job, advance) for job, advance in _with_progress(jobs, visible=visible)]
+    done = [entry for entry in entries if entry.status == "COMPLETE"]
+    if done:
+        report = write_report(
+            output,
+            entries,
+            title="Background subtraction: average",
+            parameters=params.as_dict(),
+            command=command,
+            overwrite=overwrite,
+        )
+        work.say(f"report: {report}")
+    elif is_new:
+        # Nothing was written, so nothing is left behind.
+        with contextlib.suppress(OSError):
+            output.rmdir()
+    return len(entries) - len(done)
+
+
+class _Work:
+    """Doing jobs one after another; what they share is opened and combined once."""
+
+    def __init__(
+        self, params: AverageParams, *, overwrite: bool, force: bool, verbosity: int
+    ) -> None:
+        self._params = params
+        self._overwrite = overwrite
+        self._force = force
+        self._verbosity = verbosity
+        self._handles: dict[Path, FileHandle] = {}
+        self._combined: tuple[object, CombinedBackground] | None = None
+
+    def say(self, text: str, level: int = 0) -> None:
+        """Print a line if the user wants that much."""
+        if self._verbosity >= level:
+            click.echo(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        if self._verbosity >= 0:
+            click.echo(f"webbkg: warning: {text}", err=True)
+
+    def dry(self, job: Job) -> bool:
+        """Check a job and say what would be done."""
+        try:
+            science, backgrounds, warnings = self._open(job)
+        except WebbkgError as error:
+            click.echo(f"webbkg: {error}", err=True)
+            return False
+        for text in warnings:
+            self.warn(text)
+        names = ", ".join(handle.name for handle in backgrounds)
+        product = job.product(_suffix(science))
+        self.say(f"{science.name} -> {product}: {len(backgrounds)} backgrounds ({names})")
+        return True
+
+    def do(self, job: Job, advance: Callable[[float], None]) -> ReportEntry:
+        """Do a job; an error of its data is told and recorded."""
+        try:
+            entry = self._subtract(job, advance)
+        except NotApplicableError as error:
+            click.echo(f"webbkg: skipped: {error}", err=True)
+            return skipped_entry(job.science.name, str(error))
+        except OutputError:
+            # A full disk or a missing permission will not get better with the next exposure.
+            raise
+        except WebbkgError as error:
+            click.echo(f"webbkg: {error}", err=True)
+            return failed_entry(job.science.name, str(error))
+        for text in entry.warnings:
+            self.warn(f"{entry.name}: {text}")
+        self.say(_summary(entry))
+        return entry
+
+    def _subtract(self, job: Job, advance: Callable[[float], None]) -> ReportEntry:
+        science, backgrounds, remarks = self._open(job)
+        targets = {"result": job.product(_suffix(science))}
+        if self._params.save_combined_background:
+            targets["combined background"] = job.product("combinedbackground")
+        subtraction = self._combine_and_subtract(science, backgrounds, remarks, advance)
+        products = {label: path.name for label, path in targets.items()}
+        entry = entry_of(subtraction, products=products)
+        provenance = Provenance(
+            method="average",
+            params=self._params,
+            checksums={handle.name: handle.checksum for handle in (science, *backgrounds)},
+            noise_before=entry.metrics["noise_before"],
+            noise_after=entry.metrics["noise_after"],
+            noise_expected=entry.metrics["noise_expected"],
+            masked_fraction=1.0 - entry.metrics["blank_fraction"],
+        )
+        if "combined background" in targets:
+            write_combined_background(
+                subtraction,
+                provenance,
+                targets["combined background"],
+                overwrite=self._overwrite,
+            )
+        write_product(subtraction, provenance, targets["result"], overwrite=self._overwrite)
+        return entry
+
+    def _combine_and_subtract(
+        self,
+        science: FileHandle,
+        backgrounds: Sequence[FileHandle],
+        remarks: Sequence[str],
+        advance: Callable[[float], None],
+    ) -> Subtraction:
+        # Science exposures of one visit share their backgrounds: combine those once.
+        key = (science.window, tuple(handle.path for handle in backgrounds))
+        if self._combined is None or self._combined[0] != key:
+            self._combined = None
+            combined = combine_backgrounds(
+                science.window, backgrounds, self._params, progress=advance
+            )
+            self._combined = (key, combined)
+        subtraction = subtract(science, self._combined[1], self._params)
+        found = subtraction.diagnostics
+        warnings = (*remarks, *found.warnings)
+        return replace(subtraction, diagnostics=replace(found, warnings=warnings))
+
+    def _open(self, job: Job) -> tuple[FileHandle, list[FileHandle], list[str]]:
+        science = self._handle(job.science)
+        backgrounds: list[ExposureHandle] = [self._handle(path) for path in job.backgrounds]
+        kept, remarks = check_inputs(science, backgrounds, force=self._force)
+        check_tilts(science, kept)
+        return science, [h for h in kept if isinstance(h, FileHandle)], remarks
+
+    def _handle(self, path: Path) -> FileHandle:
+        if path not in self._handles:
+            self._handles[path] = FileHandle(path)
+        return self._handles[path]
+
+
+def _suffix(science: FileHandle) -> str:
+    return "bsub" if science.n_integrations is None else "bsubints"
+
+
+def _summary(entry: ReportEntry) -> str:
+    numbers = entry.metrics
+    return (
+        f"{entry.products['result']}: {numbers['n_backgrounds']} backgrounds, level "
+        f"{numbers['level']:.4g} {numbers['unit']}, noise {numbers['noise_before']:.3g} before, "
+        f"{numbers['noise_after']:.3g} after, {numbers['noise_expected']:.3g} expected"
+    )
+
+
+def _with_progress(
+    jobs: Sequence[Job], *, visible: bool
+) -> Iterator[tuple[Job, Callable[[float], None]]]:
+    """Give each job with what it calls with fractions done; a terminal shows a bar."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not visible) as bar:
+        task = bar.add_task("subtracting", total=len(jobs))
+        for index, job in enumerate(jobs, start=1):
+            yield job, lambda fraction: bar.advance(task, fraction)
+            # Exposures that share a combined background do not make it again.
+            bar.update(task, completed=index)

@@ -1,0 +1,203 @@
+"""Open JWST data models: as input, and as what a result is put into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from stdatamodels import schema
+from stdatamodels.jwst import datamodels
+
+from webbkg.errors import InputError
+from webbkg.exposure import ExposureHandle, FlagArray, FloatArray, MemoryHandle
+from webbkg.io.keywords import meta_of, window_of
+from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
+from webbkg.results import Subtraction
+
+__all__ = ["ModelHandle", "apply_to_model", "background_model"]
+
+
+class ModelHandle(MemoryHandle):
+    """
+    Handle on an open JWST data model.
+
+    The pixels are taken from the model when the handle is made. The model is not changed by it;
+    what later happens to the model's arrays in place may be seen by the handle or not, but
+    arrays that are replaced, as `apply_to_model` does, are not.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        A model with ``data`` of 2 or 3 axes, such as ``ImageModel``, ``IFUImageModel``,
+        ``SlitModel`` or ``CubeModel``. ``err`` and ``dq`` may be missing: then errors are unknown
+        and no pixel is flagged.
+    name : str, optional
+        Label used in messages; the model's file name if not given.
+
+    Raises
+    ------
+    InputError
+        If the model has no pixels, or is a sub-array of unknown place.
+    ShapeError
+        If ``data`` has not 2 or 3 axes, or ``err`` or ``dq`` another shape.
+    """
+
+    def __init__(self, model: Any, *, name: str | None = None) -> None:
+        self._model = model
+        label = name or str(model.meta.filename or type(model).__name__)
+        data = getattr(model, "data", None)
+        if data is None:
+            raise InputError(
+                f"{label}: is a {type(model).__name__} without pixels of its own; give a model of "
+                "one exposure or slit, such as ImageModel, CubeModel or SlitModel"
+            )
+        meta = _keywords_of(model)
+        super().__init__(
+            np.asarray(data, dtype=np.float32),
+            _optional(model, "err"),
+            _optional(model, "dq"),
+            window=window_of(meta, data.shape, label),
+            name=label,
+            meta=meta,
+        )
+
+    def is_same(self, other: ExposureHandle) -> bool:
+        """Whether the other handle is on the same model, or on pixels of the same name."""
+        if isinstance(other, ModelHandle) and self._model is other._model:
+            return True
+        if self.name != other.name or self.window != other.window:
+            return False
+        ours, theirs = self.load().data, other.load().data
+        return bool(np.array_equal(ours, theirs, equal_nan=True))
+
+
+def apply_to_model(model: Any, subtraction: Subtraction, provenance: Provenance) -> None:
+    """
+    Put a corrected exposure into the data model it came from.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model of the science exposure, changed in place. Its arrays are replaced, not written
+        to.
+    subtraction : Subtraction
+        What was done.
+    provenance : Provenance
+        What the model shall say about it.
+
+    Notes
+    -----
+    Keywords that the data model knows become its attributes. Others, the added variance
+    (``VAR_BKG``) and the table of inputs and parameters (``WEBBKG``) go into ``extra_fits``, from
+    where ``model.save`` writes them and ``datamodels.open`` reads them. ``err`` is left alone if
+    errors are not propagated or the model has none.
+    """
+    corrected = subtraction.exposure
+    model.data = corrected.data
+    if model.dq is not None or subtraction.flag_bits.any():
+        model.dq = corrected.dq
+    if subtraction.propagate_errors and model.err is not None:
+        model.err = corrected.err
+    _set_keywords(model, product_keywords(subtraction, provenance))
+    extensions: dict[str, dict[str, Any]] = {
+        "WEBBKG": {"data": provenance_rows(subtraction, provenance)}
+    }
+    if subtraction.propagate_errors:
+        extensions["VAR_BKG"] = {"data": subtraction.background_var}
+        unit = subtraction.meta.get("BUNIT")
+        if unit:
+            extensions["VAR_BKG"]["header"] = [["BUNIT", f"({unit})^2", "variance added to ERR^2"]]
+    _set_extensions(model, extensions)
+    for line in history(subtraction, provenance):
+        model.add_history_entry(line)
+
+
+def background_model(model: Any, subtraction: Subtraction) -> Any:
+    """
+    Make a data model of the combined background.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model of the science exposure; says instrument, sub-array and so on.
+    subtraction : Subtraction
+        What was done.
+
+    Returns
+    -------
+    stdatamodels.jwst.datamodels.ImageModel
+        ``data``, ``err`` and ``dq`` on the window of the science exposure, and the number of
+        exposures used as the extension ``COVERAGE``.
+
+    Notes
+    -----
+    Where the background is undefined, ``data`` is NaN and ``dq`` has DO_NOT_USE. The pipeline
+    writes 0 there, which cannot be told from a measured level of zero.
+    """
+    template = subtraction.template
+    combined = datamodels.ImageModel(template.window.shape)
+    combined.update(model, only=["PRIMARY", "SCI"])
+    combined.meta.cal_step.bkg_subtract = None
+    combined.data = template.image
+    combined.err = template.err
+    combined.dq = template.dq
+    # FITS has no unsigned integers without an offset, which other readers may not know of.
+    _set_extensions(combined, {"COVERAGE": {"data": template.n_used.astype(np.int32)}})
+    return combined
+
+
+def _optional(model: Any, name: str) -> FloatArray | FlagArray | None:
+    """Pixels in the byte order of this machine, or None if the model has none of that name."""
+    array = getattr(model, name, None)
+    if array is None:
+        return None
+    return np.asarray(array, dtype=np.uint32 if name == "dq" else np.float32)
+
+
+def _keyword_paths(model: Any) -> dict[tuple[str, str], str]:
+    """Attribute of a model by the extension and keyword it is written as."""
+    paths: dict[tuple[str, str], str] = {}
+
+    def note(subschema: Mapping[str, Any], path: list[Any], *_: Any) -> None:
+        if "fits_keyword" in subschema:
+            place = (subschema.get("fits_hdu", "PRIMARY"), subschema["fits_keyword"])
+            paths[place] = ".".join(str(part) for part in path)
+
+    schema.walk_schema(model.schema, note)
+    return paths
+
+
+def _keywords_of(model: Any) -> Mapping[str, Any]:
+    values = model.to_flat_dict(include_arrays=False)
+    headers: dict[str, dict[str, Any]] = {"PRIMARY": {}, "SCI": {}}
+    for (extension, keyword), path in _keyword_paths(model).items():
+        if extension in headers and path in values:
+            headers[extension][keyword] = values[path]
+    return meta_of(headers["PRIMARY"], headers["SCI"])
+
+
+def _set_keywords(model: Any, keywords: Mapping[str, tuple[Any, str]]) -> None:
+    """Set attributes, or cards of the primary header where the model knows no attribute."""
+    paths = _keyword_paths(model)
+    cards = []
+    for keyword, (value, comment) in keywords.items():
+        if ("PRIMARY", keyword) in paths:
+            model[paths["PRIMARY", keyword]] = value
+        else:
+            cards.append([keyword, value, comment])
+    kept = [
+        card
+        for card in _extensions(model).get("PRIMARY", {}).get("header", [])
+        if card[0] not in keywords
+    ]
+    _set_extensions(model, {"PRIMARY": {"header": kept + cards}})
+
+
+def _extensions(model: Any) -> Mapping[str, Any]:
+    """What the model carries for FITS besides what its schema knows."""
+    return model.extra_fits.instance if model.hasattr("extra_fits") else {}
+
+
+def _set_extensions(model: Any, extensions: Mapping[str, Mapping[str, Any]]) -> None:
+    model.extra_fits = {**_extensions(model), **extensions}
