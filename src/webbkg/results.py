@@ -104,6 +104,11 @@ class Subtraction:
         var[self.template.undefined] = 0.0
         return var
 
+    @cached_property
+    def _subtracted(self) -> FloatArray:
+        """The background, 0 where it is undefined."""
+        return np.where(self.template.undefined, np.float32(0.0), self.background)
+
     @property
     def meta(self) -> Mapping[str, Any]:
         """FITS keywords of the science exposure."""
@@ -143,13 +148,12 @@ class Subtraction:
         return self._correct(self.science.load())
 
     def _correct(self, science: Exposure) -> Exposure:
-        undefined = self.template.undefined
-        image = np.where(undefined, np.float32(0.0), self.background)
-        data = np.subtract(science.data, image, dtype=np.float32)
+        data = np.subtract(science.data, self._subtracted, dtype=np.float32)
         err = science.err
         if self.propagate_errors:
-            # hypot keeps its precision where the squares would overflow float32.
-            err = np.hypot(err, np.where(undefined, np.float32(0.0), self.template.err))
+            err = np.square(science.err)
+            err += self.background_var
+            np.sqrt(err, out=err)
         return Exposure(
             data=data,
             err=err,

@@ -21,8 +21,8 @@ from webbkg.report import (
     skipped_entry,
     write_report,
 )
-from webbkg.report.entry import unit_of, verdict_of
-from webbkg.report.page import _number, _percent, _plain
+from webbkg.report.entry import verdict_of
+from webbkg.report.figures import draw_histogram, draw_images, draw_profiles
 from webbkg.results import AverageDiagnostics, Subtraction
 from webbkg.template import Template
 
@@ -133,8 +133,13 @@ def test_middle_integration_is_shown_and_the_others_are_not_loaded(monkeypatch):
     cube = np.stack([sky(seed) + step for seed, step in enumerate((0.0, 1.0, 2.0, 5.0))])
     result = subtraction(cube)
     monkeypatch.setattr(MemoryHandle, "load", lambda _: pytest.fail("loaded everything"))
+    load, loaded = MemoryHandle.load_integration, []
+    monkeypatch.setattr(
+        MemoryHandle, "load_integration", lambda self, k: loaded.append(k) or load(self, k)
+    )
     entry = entry_of(result, products={})
     assert (entry.metrics["n_integrations"], entry.metrics["integration_shown"]) == (4, 2)
+    assert set(loaded) == {2}
     assert entry.metrics["level_after"] == pytest.approx(2.0, abs=0.02)
 
 
@@ -160,6 +165,82 @@ def test_figures_are_small_png(shape, size):
             assert 400 <= picture.width <= 1300
             assert 200 <= picture.height <= 900
             assert len(picture.getcolors()) > 10
+
+
+def view_of(monkeypatch, result):
+    """What `entry_of` gives to the figures."""
+    seen = []
+    monkeypatch.setattr(
+        "webbkg.report.entry.draw_images", lambda view: seen.append(view) or draw_images(view)
+    )
+    entry_of(result, products={})
+    return seen[0]
+
+
+def test_images_show_all_three_with_one_stretch(monkeypatch):
+    science, background = sky(9), sky(10)
+    science[30, 40] = np.nan
+    figure = draw_images(view_of(monkeypatch, subtraction(science, background)))
+    panels = figure.axes[:3]
+    assert [panel.get_title() for panel in panels] == [
+        "science minus 60",
+        "background minus 60",
+        "result",
+    ]
+    shown = [panel.images[0].get_array().filled(np.nan) for panel in panels]
+    expected = (science - 60.0, background - 60.0, science - background)
+    for array, values in zip(shown, expected, strict=True):
+        np.testing.assert_allclose(array, values, atol=1e-4)
+    limits = {panel.images[0].get_clim() for panel in panels}
+    assert len(limits) == 1
+    low, high = limits.pop()
+    assert low == -high
+    assert 0.6 < high < 0.9  # 5 times the rms of the result
+    assert panels[0].get_xlim() == (7.5, 79.5)
+    assert panels[0].get_ylim() == (3.5, 67.5)
+    assert panels[0].images[0].origin == "lower"
+    assert figure.axes[3].get_ylabel() == "DN/s"
+
+
+def test_large_images_are_averaged(monkeypatch):
+    figure = draw_images(view_of(monkeypatch, subtraction(sky(11, (700, 640)))))
+    image = figure.axes[0].images[0]
+    assert image.get_array().shape == (234, 214)
+    assert tuple(image.get_extent()) == (7.5, 7.5 + 642, 3.5, 3.5 + 702)
+    assert figure.axes[0].get_xlim() == (7.5, 647.5)
+    assert figure.axes[3].get_ylabel() == "DN/s, means of 3x3 pixels"
+
+
+def test_a_level_that_is_left_shows_as_grey(monkeypatch):
+    figure = draw_images(view_of(monkeypatch, subtraction(sky(12) + 5.0)))
+    assert 5.0 < figure.axes[0].images[0].get_clim()[1] < 6.5
+
+
+def test_histogram_compares_with_the_expected_noise(monkeypatch):
+    axes = draw_histogram(view_of(monkeypatch, subtraction(sky(13)))).axes[0]
+    (curve,) = (line for line in axes.lines if line.get_label().startswith("expected"))
+    assert curve.get_ydata().max() == pytest.approx(1 / (0.1 * np.sqrt(2 * np.pi)), rel=0.01)
+    before, after = axes.patches
+    assert before.get_label().startswith("science minus 60: rms 0.1")
+    assert after.get_label().startswith("result: rms 0.1")
+    for stairs in (before, after):
+        counts, edges, _ = stairs.get_data()
+        assert np.sum(counts * np.diff(edges)) == pytest.approx(1.0, abs=0.01)
+        assert abs(np.average((edges[1:] + edges[:-1]) / 2, weights=counts)) < 0.01
+
+
+def test_profiles_show_what_is_left(monkeypatch):
+    science = sky(14)
+    science[20] += 0.2
+    rows, columns = draw_profiles(view_of(monkeypatch, subtraction(science))).axes
+    lines = {line.get_label(): line for line in rows.lines}
+    assert set(lines) == {"science", "background", "result"}
+    np.testing.assert_array_equal(lines["result"].get_xdata(), np.arange(4, 68))
+    np.testing.assert_array_equal(columns.lines[0].get_xdata(), np.arange(8, 80))
+    profile = lines["result"].get_ydata()
+    assert profile[20] == pytest.approx(0.2, abs=0.06)
+    assert np.argmax(profile) == 20
+    np.testing.assert_array_equal(lines["background"].get_ydata(), 0.0)
 
 
 def colours(entry, title):
@@ -381,44 +462,6 @@ def test_an_empty_report_is_a_page(tmp_path):
     reader, metrics = written(tmp_path, [])
     assert metrics["exposures"] == []
     assert "0 exposures:" in " ".join(" ".join(reader.texts).split())
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "\N{EN DASH}"),
-        (math.nan, "\N{EN DASH}"),
-        (0.0, "0.000"),
-        (60.0, "60.00"),
-        (-0.00123, "\N{MINUS SIGN}0.001230"),
-        (1234.0, "1234"),
-    ],
-)
-def test_numbers_in_tables(value, text):
-    assert _number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1.0, "100.0 %"), (0.99999, "> 99.9 %"), (1e-5, "< 0.1 %"), (0.0, "0.0 %"), (0.123, "12.3 %")],
-)
-def test_percentages_in_tables(value, text):
-    assert _percent(value) == text
-
-
-def test_plain_values():
-    assert _plain({1: (np.int64(2), np.bool_(True), np.float32("nan"), Path("p"))}) == {
-        "1": [2, True, None, "p"]
-    }
-
-
-@pytest.mark.parametrize(
-    ("meta", "unit"),
-    [({}, "DN/s"), ({"BUNIT": None}, "DN/s"), ({"BUNIT": " MJy/sr "}, "MJy/sr"),
-     ({"BUNIT": "$x_1\\é"}, "x1")],
-)  # fmt: skip
-def test_unit_is_safe_to_draw(meta, unit):
-    assert unit_of(meta) == unit
 
 
 def test_entry_defaults():

@@ -89,6 +89,29 @@ def test_pixels_beside_a_hole_are_judged_by_their_own_noise():
     assert np.mean(masked) < 0.02
 
 
+def test_sources_are_found_where_three_of_four_pixels_are_missing():
+    # 12 sigma on all pixels, so 6 on a quarter of them.
+    usable = np.ones((256, 256), dtype=bool)
+    usable[:, :128] = False
+    usable[::2, :128:2] = True
+    y, x = np.mgrid[:256, :256]
+    places = [(cy, 64) for cy in range(20, 240, 24)]
+    image = noise(12)
+    for cy, cx in places:
+        image += (4.5 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * 1.5**2))).astype(np.float32)
+    mask = source_mask(image, usable)
+    assert sum(mask[place] for place in places) >= len(places) - 1
+
+
+def test_what_is_found_is_grown():
+    labels, n_found = ndimage.label(source_mask(noise(13, (512, 512)), np.ones((512, 512), bool)))
+    assert n_found > 3
+    for rows, columns in ndimage.find_objects(labels):
+        if rows.start > 0 and rows.stop < 512 and columns.start > 0 and columns.stop < 512:
+            assert rows.stop - rows.start >= 7
+            assert columns.stop - columns.start >= 7
+
+
 def test_inputs_are_not_changed():
     image = noise(6)
     image[3, 3] = np.nan

@@ -2,40 +2,37 @@
 Exposures on disk, read row by row.
 
 Reading pixels straight from their place in the file is 20 times faster than opening data models,
-and touches only what is asked for. Headers are read by astropy, once, when a handle is made.
+and touches only what is asked for.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import os
 import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from webbkg.errors import InputError, ShapeError
+from webbkg.errors import InputError, ShapeError, WebbkgError
 from webbkg.exposure import Exposure, ExposureHandle, Window
+from webbkg.io.headers import RawHeader, scan_headers
 from webbkg.io.keywords import meta_of, window_of
 
-__all__ = ["BLOCK", "FileHandle", "checksum", "data_bytes", "padded", "scan_headers"]
+__all__ = ["FileHandle", "checksum"]
 
 #: DQ is stored as signed integers with this offset, as FITS has no unsigned ones.
 _UNSIGNED_OFFSET = 2**31
-
-#: Headers and data fill whole blocks of this many bytes.
-BLOCK = 2880
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,6 @@ class _Pixels:
     offset: int
     shape: tuple[int, ...]
     plain: bool
-
-    @classmethod
-    def described(cls, extension: str, header: fits.Header, offset: int) -> _Pixels:
-        n_axes = header["NAXIS"]
-        shape = tuple(int(header[f"NAXIS{axis}"]) for axis in range(n_axes, 0, -1))
-        stored = (header["BITPIX"], header.get("BSCALE", 1), header.get("BZERO", 0))
-        expected = (32, 1, _UNSIGNED_OFFSET) if extension == "DQ" else (-32, 1, 0)
-        return cls(extension, offset, shape, plain=stored == expected)
 
 
 class FileHandle:
@@ -80,42 +69,36 @@ class FileHandle:
         self._images: dict[str, _Pixels] = {}
         try:
             with self._file.open("rb") as stream:
-                headers = scan_headers(stream, enough=("SCI", "ERR", "DQ"))
-                stream.seek(0)
-                self._header_digest = hashlib.sha256(stream.read(headers[0][1])).digest()
+                headers = scan_headers(stream)
                 self._inode = os.fstat(stream.fileno())[1:3]
-        except (OSError, EOFError, ValueError, KeyError, fits.VerifyError) as error:
+            self._locate(headers)
+        except (OSError, ValueError) as error:
+            if isinstance(error, WebbkgError):
+                raise
             raise _not_readable(self.path, error) from error
-        self._locate(headers)
-        primary = headers[0][0]
-        science = next(h for h, _ in headers if h.get("EXTNAME") == "SCI")
-        self._meta = meta_of(primary, science)
+        science = next(header for header in headers if header.name == "SCI")
+        self._meta = meta_of(headers[0], science)
+        self._header_digest = hashlib.sha256(headers[0].text.encode()).digest()
         self._window = window_of(self._meta, self._shape, self.name)
 
-    def _locate(self, headers: list[tuple[fits.Header, int]]) -> None:
+    def _locate(self, headers: list[RawHeader]) -> None:
         """Find SCI, ERR and DQ, and check that they are whole and belong together."""
-        names = [str(header.get("EXTNAME", "PRIMARY")).upper() for header, _ in headers]
+        names = [header.name for header in headers]
         if names.count("SCI") != 1:
+            found = ", ".join(names[1:]) or "none"
             raise InputError(
                 f"{self.path}: needs one SCI extension, has {names.count('SCI')} (extensions: "
-                f"{', '.join(names)}); give a rate, rateints or cal file of one exposure"
+                f"{found}); give a rate, rateints or cal file of one exposure"
             )
-        size = self._file.stat().st_size
-        for name, (header, offset) in zip(names, headers, strict=True):
-            if name not in ("SCI", "ERR", "DQ"):
-                continue
-            if header.get("XTENSION") != "IMAGE":
-                raise InputError(
-                    f"{self.path}: extension {name} is no plain image but {header['XTENSION']!r}; "
-                    "unpack the file first if it is tile-compressed (funpack)"
-                )
-            end = offset + data_bytes(header)
-            if end > size:
-                raise InputError(
-                    f"{self.path}: truncated, extension {name} ends at byte {end} but the file "
-                    f"has {size}; fetch it again"
-                )
-            self._images[name] = _Pixels.described(name, header, offset)
+        end, size = headers[-1].offset + headers[-1].n_bytes, self._file.stat().st_size
+        if end > size:
+            raise InputError(
+                f"{self.path}: truncated, extension {names[-1]} ends at byte {end} but the file "
+                f"has {size}; fetch it again"
+            )
+        for header in headers:
+            if header.name in ("SCI", "ERR", "DQ"):
+                self._images[header.name] = self._described(header)
         for name, image in self._images.items():
             if image.shape != self._shape:
                 raise ShapeError(
@@ -126,6 +109,17 @@ class FileHandle:
                 f"{self.path}: SCI has {len(self._shape)} axes {self._shape}, needed are 2 (rate) "
                 "or 3 (rateints); run calwebb_detector1 on ramps first"
             )
+
+    def _described(self, header: RawHeader) -> _Pixels:
+        if header.get("XTENSION") != "IMAGE":
+            raise InputError(
+                f"{self.path}: extension {header.name} is no plain image but "
+                f"{header.get('XTENSION')}; unpack it first if it is compressed (funpack)"
+            )
+        scale, zero = header.get("BSCALE"), header.get("BZERO")
+        stored = (header.get("BITPIX"), 1 if scale is None else scale, zero or 0)
+        expected = (32, 1, _UNSIGNED_OFFSET) if header.name == "DQ" else (-32, 1, 0)
+        return _Pixels(header.name, header.offset, header.shape, plain=stored == expected)
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -239,78 +233,6 @@ class FileHandle:
                     return np.asarray(section[rows, :]).astype(dtype)
                 parts = [np.asarray(section[plane, rows, :]) for plane in planes]
                 return np.stack(parts).astype(dtype)
-
-
-def scan_headers(stream: BinaryIO, enough: Sequence[str] = ()) -> list[tuple[fits.Header, int]]:
-    """
-    Headers of a file, and where their data begin.
-
-    Opening the HDUs takes longer, and keeps what is not needed.
-
-    Parameters
-    ----------
-    stream : file
-        File opened for binary reading, at its start.
-    enough : sequence of str, optional
-        Names of extensions; the scan ends when all were met, unless the file may hold several
-        exposures.
-
-    Returns
-    -------
-    list of tuple
-        Header and offset in bytes of its data, of each HDU. The last one may be followed by less
-        data than it promises.
-    """
-    size = os.fstat(stream.fileno()).st_size
-    headers: list[tuple[fits.Header, int]] = []
-    wanted = set(enough)
-    while stream.tell() < size and (wanted or not enough):
-        header = fits.Header.fromfile(stream)
-        offset = stream.tell()
-        headers.append((header, offset))
-        if not str(headers[0][0].get("DATAMODL", "Multi")).startswith("Multi"):
-            wanted.discard(header.get("EXTNAME", ""))
-        stream.seek(offset + padded(data_bytes(header)))
-    return headers
-
-
-def padded(n_bytes: int) -> int:
-    """
-    Bytes that data take in a FITS file.
-
-    Parameters
-    ----------
-    n_bytes : int
-        Bytes of the data themselves.
-
-    Returns
-    -------
-    int
-        The next multiple of 2880.
-    """
-    return -(-n_bytes // BLOCK) * BLOCK
-
-
-def data_bytes(header: fits.Header) -> int:
-    """
-    Bytes of data that a header announces.
-
-    Parameters
-    ----------
-    header : astropy.io.fits.Header
-        Header of any HDU.
-
-    Returns
-    -------
-    int
-        Bytes without padding, as the FITS standard (4.0, section 4.4.1) has it.
-    """
-    n_axes = header["NAXIS"]
-    if n_axes == 0:
-        return 0
-    n_values = math.prod(header[f"NAXIS{axis}"] for axis in range(1, n_axes + 1))
-    per_group = header.get("PCOUNT", 0) + n_values
-    return int(abs(header["BITPIX"]) // 8 * header.get("GCOUNT", 1) * per_group)
 
 
 def checksum(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from webbkg.errors import InputError
 from webbkg.exposure import Window
@@ -57,7 +57,6 @@ META_KEYWORDS = (
     "BKGLEVEL",
     "DATAMODL",
     "CAL_VER",
-    "FILENAME",
 )
 
 #: Keywords of the SCI header.
@@ -66,22 +65,26 @@ SCI_KEYWORDS = ("BUNIT", "SLTNAME", "SLTSTRT1", "SLTSTRT2", "SLTSIZE1", "SLTSIZE
 _FULL_FRAME = {"MIRI": (1024, 1032)}
 
 
-def meta_of(primary: Mapping[str, Any], sci: Mapping[str, Any]) -> Mapping[str, Any]:
+class _Header(Protocol):
+    def get(self, keyword: str) -> Any: ...
+
+
+def meta_of(primary: _Header, sci: _Header) -> Mapping[str, Any]:
     """
     Pick the keywords that matter out of the headers of an exposure.
 
     Parameters
     ----------
     primary, sci : mapping
-        Primary header and header of the SCI extension.
+        Primary header and header of the SCI extension, with a method ``get``.
 
     Returns
     -------
     mapping
         Keywords that are present and not empty, read-only.
     """
-    picked = {key: primary[key] for key in META_KEYWORDS if key in primary}
-    picked |= {key: sci[key] for key in SCI_KEYWORDS if key in sci}
+    picked = {key: primary.get(key) for key in META_KEYWORDS}
+    picked |= {key: sci.get(key) for key in SCI_KEYWORDS}
     return MappingProxyType(
         {key: value for key, value in picked.items() if value not in (None, "")}
     )

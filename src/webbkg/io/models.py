@@ -10,7 +10,7 @@ from stdatamodels import schema
 from stdatamodels.jwst import datamodels
 
 from webbkg.errors import InputError
-from webbkg.exposure import ExposureHandle, FlagArray, FloatArray, MemoryHandle
+from webbkg.exposure import ExposureHandle, MemoryHandle
 from webbkg.io.keywords import meta_of, window_of
 from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
 from webbkg.results import Subtraction
@@ -54,9 +54,9 @@ class ModelHandle(MemoryHandle):
             )
         meta = _keywords_of(model)
         super().__init__(
-            np.asarray(data, dtype=np.float32),
-            _optional(model, "err"),
-            _optional(model, "dq"),
+            data,
+            getattr(model, "err", None),
+            getattr(model, "dq", None),
             window=window_of(meta, data.shape, label),
             name=label,
             meta=meta,
@@ -113,16 +113,19 @@ def apply_to_model(model: Any, subtraction: Subtraction, provenance: Provenance)
         model.add_history_entry(line)
 
 
-def background_model(model: Any, subtraction: Subtraction) -> Any:
+def background_model(model: Any, subtraction: Subtraction, provenance: Provenance) -> Any:
     """
     Make a data model of the combined background.
 
     Parameters
     ----------
     model : stdatamodels.jwst.datamodels.JwstDataModel
-        Data model of the science exposure; says instrument, sub-array and so on.
+        Data model of the science exposure before it was corrected; says instrument, sub-array and
+        so on.
     subtraction : Subtraction
         What was done.
+    provenance : Provenance
+        What the background shall say about it.
 
     Returns
     -------
@@ -138,21 +141,18 @@ def background_model(model: Any, subtraction: Subtraction) -> Any:
     template = subtraction.template
     combined = datamodels.ImageModel(template.window.shape)
     combined.update(model, only=["PRIMARY", "SCI"])
-    combined.meta.cal_step.bkg_subtract = None
     combined.data = template.image
     combined.err = template.err
     combined.dq = template.dq
-    # FITS has no unsigned integers without an offset, which other readers may not know of.
-    _set_extensions(combined, {"COVERAGE": {"data": template.n_used.astype(np.int32)}})
+    extensions = {
+        # FITS has no unsigned integers without an offset, which other readers may not know of.
+        "COVERAGE": {"data": template.n_used.astype(np.int32)},
+        "WEBBKG": {"data": provenance_rows(subtraction, provenance)},
+    }
+    _set_extensions(combined, extensions)
+    for line in history(subtraction, provenance):
+        combined.add_history_entry(line)
     return combined
-
-
-def _optional(model: Any, name: str) -> FloatArray | FlagArray | None:
-    """Pixels in the byte order of this machine, or None if the model has none of that name."""
-    array = getattr(model, name, None)
-    if array is None:
-        return None
-    return np.asarray(array, dtype=np.uint32 if name == "dq" else np.float32)
 
 
 def _keyword_paths(model: Any) -> dict[tuple[str, str], str]:

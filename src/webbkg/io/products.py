@@ -8,6 +8,7 @@ one.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from webbkg.errors import InputError
 from webbkg.io.atomic import replacing
-from webbkg.io.files import FileHandle, data_bytes, padded, scan_headers
+from webbkg.io.files import FileHandle
+from webbkg.io.headers import padded, scan_headers
 from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
 from webbkg.results import Subtraction
 
@@ -136,7 +138,7 @@ def write_combined_background(
     if not isinstance(source, FileHandle):
         raise InputError(f"{source.name}: is no file, so there is no product to write of it")
     with source.plain_path.open("rb") as original:
-        header = fits.Header.fromfile(original)
+        header = fits.Header.fromstring(scan_headers(original)[0].text)
     for key in ("S_BKDSUB", "NINTS", "CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
     header["DATAMODL"] = "ImageModel"
@@ -144,7 +146,7 @@ def write_combined_background(
     template = subtraction.template
     unit = {"BUNIT": (subtraction.meta.get("BUNIT", "DN/s"), "physical units of the array values")}
     with replacing(target, overwrite=overwrite) as temporary, temporary.open("wb") as stream:
-        stream.write(header.tostring().encode("ascii"))
+        stream.write(_header_bytes(header))
         _write_image(stream, "SCI", template.image, unit)
         _write_image(stream, "ERR", template.err, unit)
         _write_image(stream, "DQ", template.dq)
@@ -161,28 +163,25 @@ def _write_all_but_pixels(
 ) -> Mapping[str, int]:
     """Write all headers and what is copied; return where the corrected images belong."""
     places: dict[str, int] = {}
-    headers = scan_headers(original)
     extras_written = False
-    for index, (header, offset) in enumerate(headers):
-        extension = str(header.get("EXTNAME", "")).upper()
+    for index, raw in enumerate(scan_headers(original)):
+        header = fits.Header.fromstring(raw.text)
         if index == 0:
             keywords = product_keywords(subtraction, provenance)
             _describe(header, name, keywords, history(subtraction, provenance))
-        if extension in ("VAR_BKG", "WEBBKG"):
+        if raw.name in ("VAR_BKG", "WEBBKG"):
             # Of an earlier subtraction, which was forced to be repeated.
             continue
-        if extension in ("SCI", "ERR", "DQ"):
-            _as_stored(header, unsigned=extension == "DQ")
-            stream.write(header.tostring().encode("ascii"))
-            places[extension] = stream.tell()
-            stream.seek(padded(data_bytes(header)), 1)
+        if raw.name in ("SCI", "ERR", "DQ"):
+            _as_stored(header, unsigned=raw.name == "DQ")
+            places[raw.name] = _reserve(stream, header, raw.shape)
             continue
-        if extension == "ASDF":
+        if raw.name == "ASDF":
             # By custom the last extension.
             _write_extras(stream, places, subtraction, provenance)
             extras_written = True
-        stream.write(header.tostring().encode("ascii"))
-        _copy(original, offset, padded(data_bytes(header)), stream)
+        stream.write(_header_bytes(header))
+        _copy(original, raw.offset, padded(raw.n_bytes), stream)
     if not extras_written:
         _write_extras(stream, places, subtraction, provenance)
     # Images that come last are not written yet: make the file as long as it will be.
@@ -197,15 +196,25 @@ def _write_extras(
         shape = subtraction.science.window.shape
         n_integrations = subtraction.science.n_integrations
         full = shape if n_integrations is None else (n_integrations, *shape)
-        header = _image_header("DQ", full, np.dtype(np.uint32))
-        stream.write(header.tostring().encode("ascii"))
-        places["DQ"] = stream.tell()
-        stream.seek(padded(data_bytes(header)), 1)
+        places["DQ"] = _reserve(stream, _image_header("DQ", full, np.dtype(np.uint32)), full)
     if subtraction.propagate_errors:
         unit = subtraction.meta.get("BUNIT")
         cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
         _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
     _write_table(stream, subtraction, provenance)
+
+
+def _header_bytes(header: fits.Header) -> bytes:
+    content: bytes = header.tostring().encode("ascii")
+    return content
+
+
+def _reserve(stream: BinaryIO, header: fits.Header, shape: tuple[int, ...]) -> int:
+    """Write a header, leave room for its 4-byte pixels and return where they begin."""
+    stream.write(_header_bytes(header))
+    start = stream.tell()
+    stream.seek(padded(4 * math.prod(shape)), 1)
+    return start
 
 
 def _describe(
@@ -259,13 +268,13 @@ def _write_image(
     header = _image_header(name, array.shape, array.dtype)
     for key, (value, comment) in (cards or {}).items():
         header[key] = (value, comment)
-    stream.write(header.tostring().encode("ascii"))
+    stream.write(_header_bytes(header))
     _write_padded(stream, _fits_bytes(array))
 
 
 def _write_table(stream: BinaryIO, subtraction: Subtraction, provenance: Provenance) -> None:
     table = fits.BinTableHDU(provenance_rows(subtraction, provenance), name="WEBBKG")
-    stream.write(table.header.tostring().encode("ascii"))
+    stream.write(_header_bytes(table.header))
     _write_padded(stream, table.data.tobytes())
 
 

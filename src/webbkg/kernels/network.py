@@ -44,9 +44,11 @@ def sorting_network(n_values: int) -> NDArray[np.int32]:
         stride = merge
         while stride >= 1:
             for start in range(stride % merge, size - stride, 2 * stride):
-                for first in range(start, min(start + stride, n_values - stride)):
-                    if first // (2 * merge) == (first + stride) // (2 * merge):
-                        pairs.append((first, first + stride))
+                pairs += [
+                    (first, first + stride)
+                    for first in range(start, min(start + stride, n_values - stride))
+                    if first // (2 * merge) == (first + stride) // (2 * merge)
+                ]
             stride //= 2
         merge *= 2
     network = np.array(pairs, dtype=np.int32).reshape(-1, 2)

@@ -13,6 +13,8 @@ __all__ = ["StackNoise", "measure_stack"]
 MIN_PIXELS = 8192
 #: Factors this close to 1 (either way) are taken as 1: the limits of clipping are wide.
 FACTOR_TOLERANCE = 1.25
+#: ERR is never that wrong; a larger factor means that the sky is not blank.
+MAX_FACTOR = 3.0
 #: Levels that agree to this part of the noise need no matching.
 OFFSET_TOLERANCE = 0.2
 
@@ -80,12 +82,18 @@ def measure_stack(values: NDArray[np.float32], variances: NDArray[np.float32]) -
         difference = value - (total[use] - value) / n_others
         middle = np.median(difference)
         noise.offsets[i] = middle * (n - 1) / n
-        difference -= middle
-        widths[i] = _MAD_TO_STD * np.median(np.abs(difference)) * np.sqrt((n - 1) / n)
+        deviation = np.abs(difference - middle)
         own_var = variances[i, use]
         quoted = np.sqrt(own_var + (total_var[use] - own_var) / n_others**2)
-        if np.isfinite(quoted).all():
-            noise.factors[i] = _MAD_TO_STD * np.median(np.abs(difference) / quoted)
+        # One unknown variance makes the mean unknown.
+        typical = float(quoted.mean())
+        if np.isfinite(typical):
+            noise.factors[i] = _MAD_TO_STD * np.median(deviation / quoted)
+            widths[i] = noise.factors[i] * typical
+        else:
+            widths[i] = _MAD_TO_STD * np.median(deviation)
+    # A factor beyond all reason was measured on sources, not on blank sky.
+    np.minimum(noise.factors, MAX_FACTOR, out=noise.factors)
     near = (noise.factors < FACTOR_TOLERANCE) & (noise.factors > 1.0 / FACTOR_TOLERANCE)
     # A factor of 0 (noiseless images) would reject everything.
     noise.factors[near | (noise.factors == 0.0)] = 1.0

@@ -116,8 +116,7 @@ def _threshold(values: FloatArray, n_sigma: float) -> float:
     center = float(np.median(values))
     below = center - values[values < center]
     scatter = 1.4826 * float(np.median(below)) if below.size else 0.0
-    # Rounding errors of a noiseless image are no sources.
-    return center + n_sigma * max(scatter, 1e-6 * float(np.max(np.abs(values))))
+    return center + n_sigma * scatter
 
 
 def _trend(image: FloatArray, blank: MaskArray) -> FloatArray:

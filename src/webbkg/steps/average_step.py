@@ -1,0 +1,174 @@
+"""Dedicated backgrounds as a step of the pipeline, with this package's own defaults."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jwst.stpipe import Step
+
+from webbkg.api import handle_of
+from webbkg.errors import NotApplicableError, ParameterError, WebbkgError
+from webbkg.exposure import ExposureHandle
+from webbkg.io.files import FileHandle
+from webbkg.io.models import ModelHandle
+from webbkg.io.provenance import Provenance
+from webbkg.methods.agreement import check_tilts
+from webbkg.methods.average import AverageParams, average
+from webbkg.methods.inputs import check_inputs
+from webbkg.params import spec_of
+from webbkg.results import Subtraction
+from webbkg.steps.common import finish, log, loggers, with_status
+
+__all__ = ["AverageStep"]
+
+#: Parameters whose spec is not the one that their declaration gives.
+_OTHERS = ("bad_flags", "save_combined_background")
+
+
+class AverageStep(Step):
+    """Subtract the clipped mean of dedicated background exposures."""
+
+    class_alias = "webbkg_average"
+
+    # A parameter of the method is None unless the user gives it: only then does a preset yield.
+    spec = """
+    bkg_list = force_list(default=None)  # Background exposures; those of an association come first.
+    preset = option('pipeline', default=None)  # Named set of defaults: pipeline is jwst 3.0's.
+    force = boolean(default=False)  # Use exposures that do not agree or were subtracted already.
+    bad_flags = force_list(default=None)  # Data-quality flags of unusable background pixels.
+    save_combined_background = boolean(default=False)  # Write the combined background too.
+    """ + spec_of(
+        AverageParams,
+        defaults=dict.fromkeys(item.name for item in AverageParams.fields()),
+        leave_out=_OTHERS,
+    )
+
+    reference_file_types: ClassVar[list[str]] = []
+
+    suffix: str | None
+
+    #: Suffix of the optional file of the combined background.
+    bkg_suffix = "combinedbackground"
+
+    def process(self, step_input: Any, input_bkg_list: Any = None) -> Any:
+        """
+        Subtract backgrounds from a science exposure.
+
+        Parameters
+        ----------
+        step_input : str, pathlib.Path or JwstDataModel
+            Science exposure, or a level-2 association whose first product is used.
+        input_bkg_list : str or sequence, optional
+            Backgrounds: names separated by commas, or a sequence of names and open models. The
+            parameter ``bkg_list`` is used if not given; members of an association go before both.
+
+        Returns
+        -------
+        JwstDataModel
+            The corrected exposure; its ``meta.cal_step.bkg_subtract`` is COMPLETE, SKIPPED if
+            there is no background or it does not apply, or FAILED if the data do not allow it.
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is not valid.
+        """
+        params = self._params()
+        members = self._members(step_input)
+        given = input_bkg_list if input_bkg_list is not None else self.bkg_list
+        backgrounds = members["background"] or _listed(given)
+        model = self.prepare_output(members["science"][0])
+        if not backgrounds:
+            log.warning("no background was given, skipping the subtraction")
+            return with_status(model, "SKIPPED")
+        if self.suffix == "bsub" and model.data.ndim == 3:
+            self.suffix = "bsubints"
+        try:
+            subtraction, checksums = self._subtract(
+                members["science"][0], model, backgrounds, params
+            )
+        except NotApplicableError as error:
+            log.warning("%s; skipping the subtraction", error)
+            return with_status(model, "SKIPPED")
+        except ParameterError:
+            raise
+        except WebbkgError as error:
+            log.error("%s", error)
+            return with_status(model, "FAILED")
+        return finish(self, model, subtraction, Provenance("average", params, checksums))
+
+    def _params(self) -> AverageParams:
+        names = [item.name for item in AverageParams.fields() if item.name not in _OTHERS]
+        given = {name: getattr(self, name) for name in names}
+        if self.bad_flags is not None:
+            given["bad_flags"] = ",".join(self.bad_flags)
+        overrides = {name: value for name, value in given.items() if value is not None}
+        return AverageParams.build(preset=self.preset, overrides=overrides)
+
+    def _members(self, step_input: Any) -> dict[str, list[Any]]:
+        """Members of the first product by their exposure type."""
+        products = self.load_as_level2_asn(step_input)["products"]
+        if len(products) > 1:
+            log.warning("the association has %d products, only the first is used", len(products))
+        members: dict[str, list[Any]] = defaultdict(list)
+        for member in products[0]["members"]:
+            members[member["exptype"].lower()].append(member["expname"])
+        return members
+
+    def _subtract(
+        self, source: Any, model: Any, backgrounds: Sequence[Any], params: AverageParams
+    ) -> tuple[Subtraction, dict[str, str]]:
+        is_file = isinstance(source, str | Path)
+        science: ExposureHandle = FileHandle(source) if is_file else ModelHandle(model)
+        kept, remarks = check_inputs(
+            science, [handle_of(item) for item in backgrounds], force=self.force
+        )
+        check_tilts(science, kept)
+        subtraction = average(science, kept, params)
+        for text in remarks:
+            log.warning("%s", text)
+        handles = (science, *kept)
+        return subtraction, {h.name: h.checksum for h in handles if isinstance(h, FileHandle)}
+
+    def default_suffix(self) -> str:
+        """Suffix of the product of an image; that of integrations is ``bsubints``."""
+        return "bsub"
+
+    @classmethod
+    def get_config_from_reference(cls, *_args: Any, **_options: Any) -> Any:
+        """
+        Give no parameters from CRDS, which knows nothing of this step and would log an error.
+
+        Parameters
+        ----------
+        *_args, **_options : object
+            What stpipe passes; not used.
+
+        Returns
+        -------
+        configobj.ConfigObj
+            Empty.
+        """
+        return cls._empty_config()
+
+    @staticmethod
+    def get_stpipe_loggers() -> tuple[str, ...]:
+        """Loggers that stpipe shows."""
+        return loggers(Step.get_stpipe_loggers())
+
+
+def _listed(backgrounds: Any) -> list[Any]:
+    """Take a list apart: names separated by commas, also inside a list, and open models."""
+    if backgrounds is None:
+        return []
+    items = [backgrounds] if isinstance(backgrounds, str) else backgrounds
+    result: list[Any] = []
+    for item in items:
+        if isinstance(item, str):
+            result += [name.strip() for name in item.split(",") if name.strip()]
+        elif item is not None:
+            result.append(item)
+    return result
