@@ -24,7 +24,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m numpydoc.cli lint $$(git ls-files 'src/*.py' | tr '\n' ' ')
+	$(BIN)/numpydoc lint $$(git ls-files 'src/*.py')
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

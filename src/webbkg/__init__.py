@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from webbkg._version import __version__
+
 if TYPE_CHECKING:
     from webbkg.api import average
     from webbkg.errors import WebbkgError, WebbkgWarning
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from webbkg.methods.average import AverageParams
     from webbkg.results import Subtraction
     from webbkg.template import Template
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AverageParams",

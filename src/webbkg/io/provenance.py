@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import webbkg
+from webbkg._version import __version__
 from webbkg.params import Params
 from webbkg.results import Subtraction
 
@@ -88,7 +88,7 @@ def product_keywords(
         words["BKGLEVEL"] = (found.level, "Computed constant background level")
         words["BKGSUB"] = (True, "Has background been subtracted from data?")
     words |= {
-        "WB_VER": (webbkg.__version__, "webbkg version"),
+        "WB_VER": (__version__, "webbkg version"),
         "WB_METH": (provenance.method, "webbkg method"),
         "WB_NUSED": (found.n_backgrounds, "Number of backgrounds used"),
         "WB_LEVEL": (found.level, "Median of the subtracted background"),
@@ -125,7 +125,7 @@ def history(subtraction: Subtraction, provenance: Provenance) -> list[str]:
     """
     found = subtraction.diagnostics
     what = (
-        f"webbkg {webbkg.__version__} {provenance.method}: subtracted the mean of "
+        f"webbkg {__version__} {provenance.method}: subtracted the mean of "
         f"{found.n_backgrounds} background exposures, median level {found.level:.6g}"
     )
     how = (

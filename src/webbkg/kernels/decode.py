@@ -76,6 +76,6 @@ def prepare_pixels(data, err, dq, bad_bits, offset, values, variances, flags):
         known = sigma > np.float32(0.0) and sigma - sigma == np.float32(0.0)
         variances[p] = sigma * sigma if known else np.float32(np.nan)
         flags[p] |= dq[p]
-        n_usable += np.int64(usable)
-        n_unknown += np.int64(usable and not known)
+        n_usable += int(usable)
+        n_unknown += int(usable and not known)
     return n_usable, n_unknown
