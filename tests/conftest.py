@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,12 @@ def offline_crds(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CRDS_PATH", str(cache))
     monkeypatch.setenv("CRDS_SERVER_URL", "https://crds-serverless-mode.stsci.edu")
     return cache
+
+
+@pytest.fixture(scope="module")
+def quick_steps() -> Iterator[None]:
+    """Make runs of many steps quick: each collects garbage among all that is imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

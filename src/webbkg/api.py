@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from webbkg.errors import InputError, ShapeError, WebbkgWarning
 from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
 from webbkg.methods import average as method
+from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams
 from webbkg.methods.inputs import check_inputs
 from webbkg.results import Subtraction
@@ -63,6 +64,8 @@ def average(
     ------
     InputError
         If a file cannot be used or the exposures do not belong together.
+    NotApplicableError
+        If NIRSpec's grating wheel stood another way in a background.
     ShapeError
         If arrays have shapes that do not fit.
     NoOverlapError
@@ -94,6 +97,8 @@ def average(
         backgrounds = [backgrounds]
     others = [handle_of(item, place=handle.window) for item in backgrounds]
     kept, remarks = check_inputs(handle, others, force=force)
+    if not force:
+        check_tilts(handle, kept)
     result = method.average(handle, kept, params, progress=progress)
     for text in (*remarks, *result.diagnostics.warnings):
         warnings.warn(text, WebbkgWarning, stacklevel=2)

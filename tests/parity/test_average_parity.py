@@ -27,6 +27,7 @@ from webbkg.sim import miri_imaging, write_observation
 from webbkg.steps import BackgroundStep
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_steps"),
     # Of the pipeline's own arithmetic, where a pixel has no value.
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning"),

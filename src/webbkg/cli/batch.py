@@ -231,6 +231,12 @@ class _Work:
         for text in entry.warnings:
             self.warn(f"{entry.name}: {text}")
         self.say(_summary(entry))
+        found = entry.metrics
+        self.say(
+            f"  clipping by {found['clip_rule']}: {100 * found['clipped_fraction']:.3g} % rejected; "
+            f"coverage {100 * found['coverage']:.2f} %; from {', '.join(found['backgrounds'])}",
+            level=1,
+        )
         return entry
 
     def _subtract(self, job: Job, advance: Callable[[float], None]) -> ReportEntry:
@@ -284,7 +290,8 @@ class _Work:
         science = self._handle(job.science)
         backgrounds: list[ExposureHandle] = [self._handle(path) for path in job.backgrounds]
         kept, remarks = check_inputs(science, backgrounds, force=self._force)
-        check_tilts(science, kept)
+        if not self._force:
+            check_tilts(science, kept)
         return science, [h for h in kept if isinstance(h, FileHandle)], remarks
 
     def _handle(self, path: Path) -> FileHandle:

@@ -41,7 +41,8 @@ def _group() -> None:
 def main() -> None:
     """Run the command line: exit 0 if all is done, 1 on an error of the data, 2 of the call."""
     try:
-        _group.main(standalone_mode=False)
+        # Without standalone mode click returns the code of an Exit instead of exiting.
+        sys.exit(_group.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

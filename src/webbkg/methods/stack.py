@@ -7,6 +7,7 @@ Integrations of an exposure are combined first, then the exposures.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -331,7 +332,7 @@ def combine_stack(
     max_bytes : int
         Memory that this may take, result included.
     n_threads : int, optional
-        Bands worked on at a time.
+        Bands worked on at a time, or fewer if the memory is too little for so many.
     progress : callable, optional
         Called with the fraction that has been done by each band.
 
@@ -373,7 +374,7 @@ def combine_stack(
         if progress is not None:
             progress(region.ny / window.ny)
 
-    n_rows = _rows_per_band(stack, window, max_bytes, n_threads)
+    n_rows, n_threads = _share_memory(stack, window, max_bytes, n_threads)
     regions = [
         Window(y, window.x0, min(n_rows, window.y1 - y), window.nx)
         for y in range(window.y0, window.y1, n_rows)
@@ -383,25 +384,24 @@ def combine_stack(
     return result
 
 
-def _rows_per_band(stack: Stack, window: Window, max_bytes: int, n_threads: int) -> int:
-    """Rows that can be worked on at once within the memory."""
+def _share_memory(stack: Stack, window: Window, max_bytes: int, n_threads: int) -> tuple[int, int]:
+    """Rows of a band, and threads: fewer of them if not even a row for each fits."""
     result_bytes = 14 * window.ny * window.nx
-    per_pixel = 8 * len(stack.handles) + 22
-    # One exposure at a time is held as loaded (SCI, ERR, DQ), with values and variances of all
-    # its integrations.
-    row_bytes = window.nx * per_pixel + max(
+    # Values and variances of all exposures, and the means; one exposure at a time is held as
+    # loaded (SCI, ERR, DQ), with values and variances of all its integrations.
+    row_bytes = window.nx * (8 * len(stack.handles) + 22) + max(
         handle.window.nx * 20 * (handle.n_integrations or 1) for handle in stack.handles
     )
     free = max_bytes - result_bytes - _OVERHEAD_BYTES
-    rows = free // (row_bytes * n_threads)
-    if rows < 1:
-        needed = (result_bytes + _OVERHEAD_BYTES + row_bytes * n_threads) / 1e6
+    if free < row_bytes:
+        needed = math.ceil((result_bytes + _OVERHEAD_BYTES + row_bytes) / 1e6)
         raise ParameterError(
             f"max_memory of {max_bytes / 1e6:.0f} MB is too little for {len(stack.handles)} "
-            f"backgrounds of {window.nx} columns on {n_threads} threads; give at least "
-            f"{np.ceil(needed):.0f} MB or fewer threads"
+            f"backgrounds of {window.nx} columns; give at least {needed} MB"
         )
-    return int(min(rows, max(1, _MAX_BAND_PIXELS // window.nx)))
+    n_threads = min(n_threads, free // row_bytes)
+    n_rows = min(free // (row_bytes * n_threads), max(1, _MAX_BAND_PIXELS // window.nx))
+    return n_rows, n_threads
 
 
 def _common_window(handles: Sequence[ExposureHandle]) -> Window:

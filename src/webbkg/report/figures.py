@@ -211,7 +211,8 @@ def draw_profiles(view: View) -> Figure:
         return figure
     curves = (
         ("science", view.science - np.float32(numbers.level_before), _SCIENCE, 1.0),
-        ("background", view.background - np.float32(view.level), _BACKGROUND, 1.0),
+        # The same constant as of the science: the result is the distance of the two curves.
+        ("background", view.background - np.float32(numbers.level_before), _BACKGROUND, 1.0),
         ("result", view.result, _RESULT, 1.2),
     )
     sides = ((left, 1, view.window.y0, "row y"), (right, 0, view.window.x0, "column x"))

@@ -77,7 +77,10 @@ class AverageStep(Step):
             If a parameter is not valid.
         """
         params = self._params()
-        members = self._members(step_input)
+        name, members = self._product(step_input)
+        if self.parent is None and self.output_file is None:
+            # The product of an association is not to be named after the association.
+            self.set_primary_input(name, exclusive=False)
         given = input_bkg_list if input_bkg_list is not None else self.bkg_list
         backgrounds = members["background"] or _listed(given)
         model = self.prepare_output(members["science"][0])
@@ -108,15 +111,15 @@ class AverageStep(Step):
         overrides = {name: value for name, value in given.items() if value is not None}
         return AverageParams.build(preset=self.preset, overrides=overrides)
 
-    def _members(self, step_input: Any) -> dict[str, list[Any]]:
-        """Members of the first product by their exposure type."""
+    def _product(self, step_input: Any) -> tuple[str, dict[str, list[Any]]]:
+        """Name of the first product, and its members by exposure type."""
         products = self.load_as_level2_asn(step_input)["products"]
         if len(products) > 1:
             log.warning("the association has %d products, only the first is used", len(products))
         members: dict[str, list[Any]] = defaultdict(list)
         for member in products[0]["members"]:
             members[member["exptype"].lower()].append(member["expname"])
-        return members
+        return products[0]["name"], members
 
     def _subtract(
         self, source: Any, model: Any, backgrounds: Sequence[Any], params: AverageParams
