@@ -233,8 +233,9 @@ class _Work:
         self.say(_summary(entry))
         found = entry.metrics
         self.say(
-            f"  clipping by {found['clip_rule']}: {100 * found['clipped_fraction']:.3g} % rejected; "
-            f"coverage {100 * found['coverage']:.2f} %; from {', '.join(found['backgrounds'])}",
+            f"  clipping by {found['clip_rule']}: {100 * found['clipped_fraction']:.3g} % "
+            f"rejected; coverage {100 * found['coverage']:.2f} %; from "
+            + ", ".join(found["backgrounds"]),
             level=1,
         )
         return entry

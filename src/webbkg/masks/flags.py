@@ -9,12 +9,39 @@ from webbkg.errors import ParameterError
 __all__ = ["BAD_FLAGS", "DO_NOT_USE", "FLAG_BITS", "flag_bits"]
 
 _NAMES = (
-    "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR CHARGELOSS "
-    "RESERVED NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL "
-    "NO_FLAT_FIELD NO_GAIN_VALUE NO_LIN_CORR NO_SAT_CHECK UNRELIABLE_BIAS UNRELIABLE_DARK "
-    "UNRELIABLE_SLOPE UNRELIABLE_FLAT OPEN ADJ_OPEN FLUX_ESTIMATED MSA_FAILED_OPEN "
-    "OTHER_BAD_PIXEL REFERENCE_PIXEL"
-).split()
+    "DO_NOT_USE",
+    "SATURATED",
+    "JUMP_DET",
+    "DROPOUT",
+    "OUTLIER",
+    "PERSISTENCE",
+    "AD_FLOOR",
+    "CHARGELOSS",
+    "RESERVED",
+    "NON_SCIENCE",
+    "DEAD",
+    "HOT",
+    "WARM",
+    "LOW_QE",
+    "RC",
+    "TELEGRAPH",
+    "NONLINEAR",
+    "BAD_REF_PIXEL",
+    "NO_FLAT_FIELD",
+    "NO_GAIN_VALUE",
+    "NO_LIN_CORR",
+    "NO_SAT_CHECK",
+    "UNRELIABLE_BIAS",
+    "UNRELIABLE_DARK",
+    "UNRELIABLE_SLOPE",
+    "UNRELIABLE_FLAT",
+    "OPEN",
+    "ADJ_OPEN",
+    "FLUX_ESTIMATED",
+    "MSA_FAILED_OPEN",
+    "OTHER_BAD_PIXEL",
+    "REFERENCE_PIXEL",
+)
 
 #: Bit of each flag, as in ``stdatamodels.jwst.datamodels.dqflags.pixel``.
 FLAG_BITS = MappingProxyType({name: 1 << bit for bit, name in enumerate(_NAMES)})

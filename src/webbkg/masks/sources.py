@@ -138,14 +138,14 @@ def _trend(image: FloatArray, blank: MaskArray) -> FloatArray:
         keep = np.abs(residual - center) <= 3.0 * scatter + 1e-6 * np.abs(center)
         if np.count_nonzero(keep) < _MIN_TREND_PIXELS // 2:
             break
-    grid_y = 2.0 * np.arange(ny)[:, np.newaxis] / ny - 1.0
-    grid_x = 2.0 * np.arange(nx)[np.newaxis, :] / nx - 1.0
-    c = coefficients
+    grid_y = np.linspace(-1.0, 1.0, ny, endpoint=False, dtype=np.float32)[:, np.newaxis]
+    grid_x = np.linspace(-1.0, 1.0, nx, endpoint=False, dtype=np.float32)[np.newaxis, :]
+    c = coefficients.astype(np.float32)
     # Horner in x keeps it to three passes over the image.
     surface = (c[0] + grid_y * (c[1] + grid_y * c[3])) + grid_x * (
         (c[2] + grid_y * c[4]) + grid_x * c[5]
     )
-    trend: FloatArray = surface.astype(np.float32)
+    trend: FloatArray = surface
     return trend
 
 

@@ -330,9 +330,11 @@ def _diagnose(
         for handle, n_usable in zip(stack.handles, mean.n_usable, strict=True)
         if not n_usable
     ]
-    if n == 1:
+    if n <= 2:
+        count = "one background" if n == 1 else "two backgrounds"
         warnings.append(
-            "one background only: nothing can be clipped, sources in it leave holes in the science"
+            f"{count} only: nothing can be clipped, sources in the background leave holes in the "
+            "science exposure; give 3 or more"
         )
     elif params.clip == "std" and params.sigma >= n / math.sqrt(n - 1):
         warnings.append(
