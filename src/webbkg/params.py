@@ -9,7 +9,9 @@ by `param`. An object that exists is valid. The command line's options, the pipe
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import numbers
 import tomllib
 import types
 import typing
@@ -95,8 +97,10 @@ class Field:
         """
         if value is None and self.optional:
             return None
-        if self.kind is float and type(value) is int:
-            value = float(value)
+        if self.kind in (int, float) and not isinstance(value, bool):
+            # Whole numbers will do for float, and numpy's numbers for Python's.
+            allowed = numbers.Integral if self.kind is int else numbers.Real
+            value = self.kind(value) if isinstance(value, allowed) else value
         if type(value) is not self.kind:
             raise ParameterError(
                 f"{self.name} must be of type {self.kind.__name__}, got {value!r}; {self.doc}"
@@ -219,7 +223,7 @@ class Params:
         values: dict[str, Any] = {}
         chosen = preset or file_preset
         if chosen is not None:
-            if chosen not in cls.presets:
+            if not isinstance(chosen, str) or chosen not in cls.presets:
                 known = ", ".join(sorted(cls.presets)) or "none"
                 raise ParameterError(f"preset must be one of {known}, got {chosen!r}")
             values.update(cls.presets[chosen])
@@ -276,8 +280,9 @@ def toml_of(params: Params) -> str:
         elif isinstance(value, bool):
             lines.append(f"{item.name} = {str(value).lower()}")
         elif isinstance(value, str):
-            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-            lines.append(f'{item.name} = "{quoted}"')
+            # JSON escapes strings as TOML does, but for one character.
+            quoted = json.dumps(value).replace("\x7f", "\\u007f")
+            lines.append(f"{item.name} = {quoted}")
         else:
             lines.append(f"{item.name} = {value!r}")
     return "\n".join(lines) + "\n"

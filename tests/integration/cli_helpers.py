@@ -21,6 +21,7 @@ from webbkg.cli.main import main
 SHAPE = (32, 40)
 KEYWORDS = {
     "TELESCOP": "JWST",
+    "DATAMODL": "ImageModel",
     "INSTRUME": "MIRI",
     "DETECTOR": "MIRIMAGE",
     "FILTER": "F770W",
@@ -58,10 +59,13 @@ class Cli:
             patch.setattr(sys, "argv", ["webbkg", *map(str, words)])
             if cwd is not None:
                 patch.chdir(cwd)
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                pytest.raises(SystemExit) as stop,
+            ):
                 # As the script that pip installs does it.
-                with pytest.raises(SystemExit) as stop:
-                    sys.exit(main())
+                sys.exit(main())
         return Ran(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
 
@@ -120,6 +124,8 @@ class Files:
         }
         images |= extensions or {}
         primary = fits.PrimaryHDU()
+        if len(shape) == 3:
+            keywords.setdefault("DATAMODL", "CubeModel")
         primary.header.update({k: v for k, v in (KEYWORDS | keywords).items() if k not in drop})
         hdus = [fits.ImageHDU(v, name=k) for k, v in images.items() if k not in drop]
         if "SCI" not in drop:
@@ -150,7 +156,9 @@ class Files:
 def tree(folder: Path) -> dict[str, str]:
     """Every file below a folder, hidden ones too, with its checksum."""
     return {
-        str(path.relative_to(folder)): "folder"
+        str(path.relative_to(folder)): f"link to {path.readlink()}"
+        if path.is_symlink()
+        else "folder"
         if path.is_dir()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

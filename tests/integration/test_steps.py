@@ -89,6 +89,8 @@ def test_registered_steps_exist() -> None:
         if step.package_name == "webbkg"
     }
     assert registered == set(get_steps())
+    for class_path, _, _ in registered:
+        assert issubclass(import_class(class_path), Step)
 
 
 def test_the_drop_in_has_all_parameters_of_the_pipeline_and_ours() -> None:
@@ -264,6 +266,27 @@ def test_preset_yields_to_what_is_given(files: ObservationFiles) -> None:
     assert params.clip == "std"
     np.testing.assert_array_equal(result.err, expected.exposure.err)
     np.testing.assert_array_equal(result.data, expected.exposure.data)
+
+
+@pytest.mark.parametrize("step_class", [AverageStep, BackgroundStep])
+def test_paths_are_taken_too(files: ObservationFiles, step_class: type[Any]) -> None:
+    results = [
+        step_class().run(files.association),
+        step_class(bkg_list=files.backgrounds).run(files.science[0]),
+    ]
+    for result in results:
+        assert result.meta.cal_step.bkg_subtract == "COMPLETE"
+    np.testing.assert_array_equal(results[0].data, results[1].data)
+
+
+def test_the_suffix_follows_the_exposure(
+    files: ObservationFiles, cubes: ObservationFiles, tmp_path: Path
+) -> None:
+    step = AverageStep(save_results=True, output_dir=str(tmp_path))
+    for observation in (files, cubes, files):
+        result = step.run(str(observation.science[0]), _names(observation.backgrounds))
+        kind = "bsub" if result.data.ndim == 2 else "bsubints"
+        assert result.meta.filename.endswith(f"_mirimage_{kind}.fits")
 
 
 def test_only_the_first_product_of_an_association_is_used(

@@ -105,16 +105,12 @@ def test_whole_numbers(tmp_path):
             header.integer(keyword)
 
 
-@pytest.mark.xfail(reason="bug: the last of two equal keywords counts", strict=True)
 def test_first_of_two_equal_keywords_counts_as_in_astropy(tmp_path):
     header = from_cards(tmp_path / "a.fits", "FILTER  = 'F770W'", "FILTER  = 'F1000W'")[0]
     assert fits.getheader(tmp_path / "a.fits")["FILTER"] == "F770W"
     assert header.get("FILTER") == "F770W"
 
 
-@pytest.mark.xfail(
-    reason="bug: a string of several cards is cut, with an & at its end", strict=True
-)
 def test_strings_that_are_continued(tmp_path):
     primary = fits.PrimaryHDU()
     primary.header["TARGNAME"] = "NGC-" * 40
@@ -190,10 +186,15 @@ def test_junk_after_an_extension(tmp_path):
         scan_headers(stream)
 
 
-@pytest.mark.xfail(reason="bug: reads the same header for ever", run=False, strict=True)
 def test_negative_length_ends(tmp_path):
     path = tmp_path / "a.fits"
-    from_cards(path, "NAXIS   = 1", "NAXIS1  = -2880")
+    from_cards(path)
+    content = (
+        path.read_bytes()
+        .replace(b"NAXIS   = 0", b"NAXIS   = 1")
+        .replace(b"END".ljust(80), b"NAXIS1  = -2880".ljust(80) + b"END".ljust(80))
+    )
+    path.write_bytes(content)
     with path.open("rb") as stream, pytest.raises(ValueError, match="NAXIS1"):
         scan_headers(stream)
 

@@ -180,7 +180,6 @@ def test_limits_and_how_many_are_kept(values, mean, n_used):
     assert found.var[0] == np.float32(1.0 / n_used)
 
 
-@pytest.mark.xfail(reason="bug: a tie of two outliers is settled by their order", strict=True)
 def test_tied_outliers_are_rejected_in_no_order():
     """12 below at a limit of 4 is as far out as 9 above at a limit of 3."""
     means = []

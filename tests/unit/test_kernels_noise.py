@@ -111,9 +111,6 @@ def test_inputs_are_not_changed():
     np.testing.assert_array_equal(variances, copies[1])
 
 
-@pytest.mark.xfail(
-    reason="bug: one unknown error of one pixel hides that ERR is wrong", strict=True
-)
 def test_few_unknown_errors_do_not_hide_that_the_others_are_wrong():
     values, variances = simulated(4)
     variances /= np.float32(1.6) ** 2

@@ -93,7 +93,6 @@ def test_whole_numbers_become_floats():
     assert type(DemoParams(cut=3).cut) is float
 
 
-@pytest.mark.xfail(reason="bug: numbers of numpy are refused", strict=True, raises=ParameterError)
 @pytest.mark.parametrize("number", [np.float64(2.5), np.float32(2.5), np.int64(2)])
 def test_numbers_of_numpy_are_numbers(number):
     assert AverageParams(sigma=number).sigma == number
@@ -123,7 +122,7 @@ def test_defaults_of_average():
 
 def test_number_of_threads(monkeypatch):
     assert AverageParams(threads=3).n_threads == 3
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5, 7, 9})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5, 7, 9})
     assert AverageParams().n_threads == 5
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: None)
@@ -216,7 +215,6 @@ def test_bad_value_in_a_file(tmp_path):
         DemoParams.build(config=config)
 
 
-@pytest.mark.xfail(reason="bug: TypeError, unhashable", strict=True, raises=TypeError)
 @pytest.mark.parametrize("value", ["['quick']", "{a = 1}"])
 def test_preset_of_a_wrong_type_in_a_file(tmp_path, value):
     config = tmp_path / "a.toml"
@@ -242,7 +240,6 @@ def test_toml_round_trip(tmp_path, values):
     assert DemoParams.build(config=config) == params
 
 
-@pytest.mark.xfail(reason="bug: control characters make invalid TOML", strict=True)
 @pytest.mark.parametrize("label", ["a\nb", "a\tb\x01", "\x7f"])
 def test_toml_round_trip_of_control_characters(tmp_path, label):
     config = tmp_path / "a.toml"
@@ -308,9 +305,14 @@ def test_spec_takes_what_users_write():
     )
 
 
-def test_spec_is_indented_as_those_of_steps():
-    lines = spec_of(AverageParams).splitlines()
-    assert all(re.match(r"    [a-z_]+ = [a-z]+\(.*\)  # [A-Z].*\.$", line) for line in lines)
+def test_spec_text():
+    assert spec_of(DemoParams, leave_out=["cut"]) == (
+        "    width = float(default=2.0)  # Width of it, in all.\n"
+        "    n = integer(default=3)  # How many.\n"
+        "    mode = option('a', 'b', default='a')  # How it is done.\n"
+        "    label = string(default='x, y')  # What it is called.\n"
+        "    on = boolean(default=False)  # Whether it is done.\n"
+    )
 
 
 def test_field_in_words():

@@ -12,16 +12,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-import warnings
 import weakref
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from webbkg.errors import InputError, ShapeError, WebbkgError
@@ -32,17 +31,46 @@ from webbkg.io.keywords import meta_of, window_of
 __all__ = ["FileHandle", "checksum"]
 
 #: DQ is stored as signed integers with this offset, as FITS has no unsigned ones.
-_UNSIGNED_OFFSET = 2**31
+_UNSIGNED_OFFSET = 2.0**31
+
+
+#: Stored number types by BITPIX (FITS standard 4.0, section 4.4.1).
+_TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Where an image is in a file; ``plain`` if its bytes are float32 or offset uint32."""
+    """Where an image is in a file, and how its numbers are stored."""
 
     extension: str
     offset: int
     shape: tuple[int, ...]
-    plain: bool
+    dtype: np.dtype[Any]
+    scale: float
+    zero: float
+    blank: float | None
+
+    def load(self, stream: BinaryIO, planes: Sequence[int], rows: slice) -> NDArray[Any]:
+        """Rows of some planes, one after another: uint32 if it is DQ, float32 if not."""
+        # numba takes longer to import than a command line may take to show its help.
+        from webbkg.kernels.decode import swap_bytes
+
+        ny, nx = self.shape[-2:]
+        stored = np.empty((len(planes), (rows.stop - rows.start) * nx), self.dtype)
+        for target, plane in zip(stored, planes, strict=True):
+            stream.seek(self.offset + self.dtype.itemsize * nx * (plane * ny + rows.start))
+            if stream.readinto(target.data.cast("B")) != target.nbytes:  # type: ignore[attr-defined]
+                raise OSError(f"extension {self.extension} ends early")
+        is_dq = self.extension == "DQ"
+        usual = (np.dtype(">i4"), 1.0, _UNSIGNED_OFFSET) if is_dq else (np.dtype(">f4"), 1.0, 0.0)
+        if (self.dtype, self.scale, self.zero) == usual:
+            words = stored.view(np.uint32)
+            swap_bytes(words.reshape(-1), int(_UNSIGNED_OFFSET) if is_dq else 0)
+            return words if is_dq else words.view(np.float32)
+        values = stored.astype(np.float64) * self.scale + self.zero
+        if self.blank is not None:
+            values[stored == self.blank] = np.nan
+        return values.astype(np.uint32 if is_dq else np.float32)
 
 
 class FileHandle:
@@ -72,14 +100,14 @@ class FileHandle:
                 headers = scan_headers(stream)
                 self._inode = os.fstat(stream.fileno())[1:3]
             self._locate(headers)
+            science = next(header for header in headers if header.name == "SCI")
+            self._meta = meta_of(headers[0], science)
+            self._window = window_of(self._meta, self._shape, self.name)
+        except WebbkgError:
+            raise
         except (OSError, ValueError) as error:
-            if isinstance(error, WebbkgError):
-                raise
             raise _not_readable(self.path, error) from error
-        science = next(header for header in headers if header.name == "SCI")
-        self._meta = meta_of(headers[0], science)
         self._header_digest = hashlib.sha256(headers[0].text.encode()).digest()
-        self._window = window_of(self._meta, self._shape, self.name)
 
     def _locate(self, headers: list[RawHeader]) -> None:
         """Find SCI, ERR and DQ, and check that they are whole and belong together."""
@@ -117,9 +145,15 @@ class FileHandle:
                 f"{header.get('XTENSION')}; unpack it first if it is compressed (funpack)"
             )
         scale, zero = header.get("BSCALE"), header.get("BZERO")
-        stored = (header.get("BITPIX"), 1 if scale is None else scale, zero or 0)
-        expected = (32, 1, _UNSIGNED_OFFSET) if header.name == "DQ" else (-32, 1, 0)
-        return _Pixels(header.name, header.offset, header.shape, plain=stored == expected)
+        return _Pixels(
+            extension=header.name,
+            offset=header.offset,
+            shape=header.shape,
+            dtype=np.dtype(_TYPES[header.integer("BITPIX")]),
+            scale=1.0 if scale is None else float(scale),
+            zero=0.0 if zero is None else float(zero),
+            blank=None if header.get("BLANK") is None else header.integer("BLANK"),
+        )
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -162,7 +196,9 @@ class FileHandle:
         if self._inode == other._inode:
             return True
         # Only files with equal headers can be copies, which spares reading all of them.
-        return self._header_digest == other._header_digest and self.checksum == other.checksum
+        return self._header_digest == other._header_digest and checksum(self._file) == checksum(
+            other._file
+        )
 
     def load(self) -> Exposure:
         """Load the whole exposure."""
@@ -190,8 +226,7 @@ class FileHandle:
         try:
             with self._file.open("rb", buffering=0) as stream:
                 for name, image in self._images.items():
-                    read = self._read_plain if image.plain else self._read_other
-                    arrays[name] = read(stream.fileno(), image, planes, rows).reshape(shape)
+                    arrays[name] = image.load(stream, planes, rows).reshape(shape)
         except OSError as error:
             raise _not_readable(self.path, error) from error
         return Exposure(
@@ -202,37 +237,6 @@ class FileHandle:
             name=self.name,
             meta=self._meta,
         )
-
-    def _read_plain(
-        self, descriptor: int, image: _Pixels, planes: Any, rows: slice
-    ) -> NDArray[Any]:
-        # numba takes longer to import than a command line may take to show its help.
-        from webbkg.kernels.decode import swap_bytes
-
-        ny, nx = image.shape[-2:]
-        words = np.empty((len(planes), (rows.stop - rows.start) * nx), np.uint32)
-        for target, plane in zip(words, planes, strict=True):
-            offset = image.offset + 4 * nx * (plane * ny + rows.start)
-            if os.preadv(descriptor, [target.data], offset) != target.nbytes:
-                raise OSError(f"extension {image.extension} ends early")
-        unsigned = image.extension == "DQ"
-        swap_bytes(words.reshape(-1), _UNSIGNED_OFFSET if unsigned else 0)
-        return words if unsigned else words.view(np.float32)
-
-    def _read_other(
-        self, descriptor: int, image: _Pixels, planes: Any, rows: slice
-    ) -> NDArray[Any]:
-        """Any other way an image may be stored: astropy knows them all."""
-        del descriptor
-        dtype = np.uint32 if image.extension == "DQ" else np.float32
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with fits.open(self._file, memmap=False) as hdus:
-                section = hdus[image.extension].section
-                if len(image.shape) == 2:
-                    return np.asarray(section[rows, :]).astype(dtype)
-                parts = [np.asarray(section[plane, rows, :]) for plane in planes]
-                return np.stack(parts).astype(dtype)
 
 
 def checksum(path: Path) -> str:
@@ -266,7 +270,7 @@ def _plain_file(path: Path, owner: object) -> Path:
         weakref.finalize(owner, Path(name).unlink, missing_ok=True)
         with gzip.open(path) as source, os.fdopen(handle, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _not_readable(path, error) from error
     return Path(name)
 

@@ -19,6 +19,7 @@ __all__ = ["RawHeader", "padded", "scan_headers"]
 #: Headers and data fill whole blocks of this many bytes.
 _BLOCK = 2880
 _CARD = 80
+_BITPIX = (8, 16, 32, 64, -32, -64)
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class RawHeader:
 
     @cached_property
     def _places(self) -> dict[str, int]:
+        # From the end: of two cards with one keyword the first counts.
         return {
             self.text[start : start + 8].rstrip(): start
-            for start in range(0, len(self.text), _CARD)
+            for start in range(len(self.text) - _CARD, -1, -_CARD)
         }
 
     def get(self, keyword: str) -> str | bool | int | float | None:
@@ -68,9 +70,11 @@ class RawHeader:
             return None
         value = self.text[start + 10 : start + _CARD].strip()
         if value.startswith("'"):
-            # A quote inside a string is doubled (FITS standard 4.0, section 4.2.1).
-            inside = value[1:].replace("''", "\0").split("'")[0]
-            return inside.replace("\0", "'").rstrip()
+            text = _unquoted(value)
+            while text.endswith("&") and self.text.startswith("CONTINUE", start + _CARD):
+                start += _CARD
+                text = text[:-1] + _unquoted(self.text[start + 8 : start + _CARD])
+            return text
         value = value.split("/")[0].strip()
         if value in ("T", "F"):
             return value == "T"
@@ -89,18 +93,22 @@ class RawHeader:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the data in the order of numpy."""
-        return tuple(self.integer(f"NAXIS{axis}") for axis in range(self.integer("NAXIS"), 0, -1))
+        axes = [f"NAXIS{axis}" for axis in range(self.integer("NAXIS"), 0, -1)]
+        for axis in axes:
+            if self.integer(axis) < 0:
+                raise ValueError(f"keyword {axis} is negative")
+        return tuple(self.integer(axis) for axis in axes)
 
     @cached_property
     def n_bytes(self) -> int:
         """Bytes of data that follow, without padding (FITS standard 4.0, section 4.4.1)."""
         if not self.shape:
             return 0
-        groups, extra = self.get("GCOUNT"), self.get("PCOUNT")
-        n_values = (1 if groups is None else int(groups)) * (
-            int(extra or 0) + math.prod(self.shape)
-        )
-        return abs(self.integer("BITPIX")) // 8 * n_values
+        n_groups = 1 if self.get("GCOUNT") is None else self.integer("GCOUNT")
+        n_extra = 0 if self.get("PCOUNT") is None else self.integer("PCOUNT")
+        if self.integer("BITPIX") not in _BITPIX or n_groups < 0 or n_extra < 0:
+            raise ValueError("keywords BITPIX, GCOUNT and PCOUNT do not follow the standard")
+        return abs(self.integer("BITPIX")) // 8 * n_groups * (n_extra + math.prod(self.shape))
 
     def integer(self, keyword: str) -> int:
         """
@@ -122,7 +130,7 @@ class RawHeader:
             If it is missing or not a whole number.
         """
         value = self.get(keyword)
-        if not isinstance(value, int):
+        if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"keyword {keyword} is missing or no whole number")
         return value
 
@@ -190,6 +198,12 @@ def _read_header(stream: BinaryIO, position: int) -> RawHeader:
         )
         if end is not None:
             return RawHeader(text[:end], stream.tell())
+
+
+def _unquoted(value: str) -> str:
+    # A quote inside a string is doubled (FITS standard 4.0, section 4.2.1).
+    inside = value.strip()[1:].replace("''", "\0").split("'")[0]
+    return inside.replace("\0", "'").rstrip()
 
 
 def _is_end(text: str, start: int) -> bool:

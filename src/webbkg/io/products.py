@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from webbkg.errors import InputError
 from webbkg.io.atomic import replacing
 from webbkg.io.files import FileHandle
-from webbkg.io.headers import padded, scan_headers
+from webbkg.io.headers import RawHeader, padded, scan_headers
 from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
 from webbkg.results import Subtraction
 
@@ -138,7 +138,7 @@ def write_combined_background(
     if not isinstance(source, FileHandle):
         raise InputError(f"{source.name}: is no file, so there is no product to write of it")
     with source.plain_path.open("rb") as original:
-        header = fits.Header.fromstring(scan_headers(original)[0].text)
+        header = _editable(scan_headers(original)[0])
     for key in ("S_BKDSUB", "NINTS", "CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
     header["DATAMODL"] = "ImageModel"
@@ -165,7 +165,7 @@ def _write_all_but_pixels(
     places: dict[str, int] = {}
     extras_written = False
     for index, raw in enumerate(scan_headers(original)):
-        header = fits.Header.fromstring(raw.text)
+        header = _editable(raw)
         if index == 0:
             keywords = product_keywords(subtraction, provenance)
             _describe(header, name, keywords, history(subtraction, provenance))
@@ -202,6 +202,11 @@ def _write_extras(
         cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
         _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
     _write_table(stream, subtraction, provenance)
+
+
+def _editable(raw: RawHeader) -> fits.Header:
+    # Letters the standard forbids become question marks, as in astropy.
+    return fits.Header.fromstring(raw.text.encode("ascii", "replace").decode())
 
 
 def _header_bytes(header: fits.Header) -> bytes:

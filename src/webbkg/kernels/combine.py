@@ -390,10 +390,14 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
             if kept[i]:
                 deviation = np.float64(values[i, q]) - median
                 reach = (k_high if deviation > 0.0 else k_low) * noise[i]
-                if abs(deviation) > excess * reach:
-                    # A noise of 0 rejects whatever differs at all.
-                    excess = abs(deviation) / reach if reach > 0.0 else np.inf
-                    worst = i
+                if abs(deviation) <= reach:
+                    continue
+                # A noise of 0 rejects whatever differs at all.
+                ratio = abs(deviation) / reach if reach > 0.0 else np.inf
+                # Of two that are equally far out the brighter goes: sources add light.
+                tie = ratio == excess and values[i, q] > values[worst, q]
+                if worst < 0 or ratio > excess or tie:
+                    excess, worst = ratio, i
         if worst < 0:
             break
         kept[worst] = False

@@ -85,11 +85,11 @@ def measure_stack(values: NDArray[np.float32], variances: NDArray[np.float32]) -
         deviation = np.abs(difference - middle)
         own_var = variances[i, use]
         quoted = np.sqrt(own_var + (total_var[use] - own_var) / n_others**2)
-        # One unknown variance makes the mean unknown.
-        typical = float(quoted.mean())
-        if np.isfinite(typical):
-            noise.factors[i] = _MAD_TO_STD * np.median(deviation / quoted)
-            widths[i] = noise.factors[i] * typical
+        known = np.isfinite(quoted)
+        if np.count_nonzero(known) >= MIN_PIXELS:
+            pulls = (deviation / quoted)[known]
+            noise.factors[i] = _MAD_TO_STD * np.median(pulls)
+            widths[i] = noise.factors[i] * quoted[known].mean()
         else:
             widths[i] = _MAD_TO_STD * np.median(deviation)
     # A factor beyond all reason was measured on sources, not on blank sky.

@@ -307,8 +307,10 @@ def subtract(
 
 
 def _any_usable(part: Exposure) -> bool:
-    good = (part.dq & np.uint32(flag_bits(BAD_FLAGS))) == 0
-    return bool((good & np.isfinite(part.data)).any())
+    good = ((part.dq & np.uint32(flag_bits(BAD_FLAGS))) == 0) & np.isfinite(part.data)
+    if part.mask is not None:
+        good &= ~part.mask
+    return bool(good.any())
 
 
 def _diagnose(

@@ -20,12 +20,15 @@ from webbkg.methods.average import AverageParams, average
 from webbkg.methods.inputs import check_inputs
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
-from webbkg.steps.common import finish, log, loggers, with_status
+from webbkg.steps.common import finish, log, loggers, plain, with_status
 
 __all__ = ["AverageStep"]
 
 #: Parameters whose spec is not the one that their declaration gives.
 _OTHERS = ("bad_flags", "save_combined_background")
+
+#: Suffixes of corrected images and integrations.
+_SUFFIXES = ("bsub", "bsubints")
 
 
 class AverageStep(Step):
@@ -87,8 +90,8 @@ class AverageStep(Step):
         if not backgrounds:
             log.warning("no background was given, skipping the subtraction")
             return with_status(model, "SKIPPED")
-        if self.suffix == "bsub" and model.data.ndim == 3:
-            self.suffix = "bsubints"
+        if self.suffix in _SUFFIXES:
+            self.suffix = _SUFFIXES[model.data.ndim == 3]
         try:
             subtraction, checksums = self._subtract(
                 members["science"][0], model, backgrounds, params
@@ -113,7 +116,7 @@ class AverageStep(Step):
 
     def _product(self, step_input: Any) -> tuple[str, dict[str, list[Any]]]:
         """Name of the first product, and its members by exposure type."""
-        products = self.load_as_level2_asn(step_input)["products"]
+        products = self.load_as_level2_asn(plain(step_input))["products"]
         if len(products) > 1:
             log.warning("the association has %d products, only the first is used", len(products))
         members: dict[str, list[Any]] = defaultdict(list)
@@ -130,6 +133,8 @@ class AverageStep(Step):
             science, [handle_of(item) for item in backgrounds], force=self.force
         )
         check_tilts(science, kept)
+        # stpipe logs None for what was not given.
+        log.info("parameters: %s", params.as_dict())
         subtraction = average(science, kept, params)
         for text in remarks:
             log.warning("%s", text)
@@ -138,7 +143,7 @@ class AverageStep(Step):
 
     def default_suffix(self) -> str:
         """Suffix of the product of an image; that of integrations is ``bsubints``."""
-        return "bsub"
+        return _SUFFIXES[0]
 
     @classmethod
     def get_config_from_reference(cls, *_args: Any, **_options: Any) -> Any:

@@ -24,7 +24,7 @@ from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams, combine_backgrounds
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
-from webbkg.steps.common import finish, log, loggers, with_status
+from webbkg.steps.common import finish, log, loggers, plain, with_status
 
 __all__ = ["BackgroundStep"]
 
@@ -77,7 +77,7 @@ class BackgroundStep(background.BackgroundStep):
         TypeError
             If NIRSpec exposures do not tell the position of the grating wheel.
         """
-        model, members = self._asn_get_data(self.load_as_level2_asn(step_input))
+        model, members = self._asn_get_data(self.load_as_level2_asn(plain(step_input)))
         if model.meta.exposure.type in _TEMPLATE_TYPES:
             return super().process(model, input_bkg_list)
         items = members["background"] or _listed(input_bkg_list, self.bkg_list)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from webbkg.io.models import apply_to_model, background_model
 from webbkg.io.provenance import Provenance
 from webbkg.results import Subtraction
 
-__all__ = ["finish", "log", "loggers", "report", "with_status"]
+__all__ = ["finish", "log", "loggers", "plain", "report", "with_status"]
 
 #: stpipe shows and records only the lines of loggers that the outermost pipeline names. Those of
 #: the JWST pipelines name "stpipe" but cannot know "webbkg".
@@ -31,6 +32,23 @@ def loggers(inherited: tuple[str, ...]) -> tuple[str, ...]:
         All names.
     """
     return (*inherited, "webbkg")
+
+
+def plain(step_input: Any) -> Any:
+    """
+    Give a path as text, as the pipeline takes none for an association or exposure.
+
+    Parameters
+    ----------
+    step_input : object
+        What a step was given.
+
+    Returns
+    -------
+    object
+        Text for a path, anything else as it is.
+    """
+    return str(step_input) if isinstance(step_input, Path) else step_input
 
 
 def report(subtraction: Subtraction) -> None:
