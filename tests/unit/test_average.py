@@ -524,6 +524,75 @@ def test_good_pixels_without_background_are_counted(dq, consequence):
     assert warnings_of(result) == [f"3 good pixels (25.00 %) have no background: {consequence}"]
 
 
+# Noise and levels are measured where there are enough pixels
+
+FRAME = (32, 32)
+
+
+@pytest.fixture
+def few_pixels_are_enough(monkeypatch):
+    """A sample of four rows of a frame, out of those that all exposures share."""
+    monkeypatch.setattr("webbkg.methods.stack._SAMPLE_PIXELS", 128)
+    monkeypatch.setattr("webbkg.kernels.noise.MIN_PIXELS", 100)
+
+
+def drifting(levels, *, sigma=1.0, shape=FRAME, err=1.0):
+    rng = np.random.default_rng(3)
+    return [
+        MemoryHandle(10.0 + level + rng.normal(0.0, sigma, shape), np.full(shape, float(err)))
+        for level in levels
+    ]
+
+
+@pytest.mark.usefixtures("few_pixels_are_enough")
+@pytest.mark.parametrize("shape", [FRAME, (5, *FRAME)])
+def test_levels_are_matched_before_clipping(shape):
+    """Otherwise all of the exposure that is 30 sigma brighter would be rejected."""
+    result = run(flat(50.0, shape=FRAME), drifting([0, 0, 30, -2], shape=shape))
+    assert result.diagnostics.level_offsets == pytest.approx([-7, -7, 23, -9], abs=0.5)
+    assert result.diagnostics.n_used_mean > 3.98
+    # The mean of the levels is what is subtracted.
+    assert result.background.mean() == pytest.approx(17.0, abs=0.1)
+    unmatched = run(flat(50.0, shape=FRAME), drifting([0, 0, 30, -2], shape=shape), clip="std")
+    assert unmatched.diagnostics.level_offsets == (0.0,) * 4
+
+
+@pytest.mark.usefixtures("few_pixels_are_enough")
+def test_levels_of_integrations_are_matched():
+    cube = drifting([0.0], shape=(5, *FRAME))[0].load().data.copy()
+    cube[3] += 40.0
+    result = run(flat(50.0, shape=FRAME), [MemoryHandle(cube, np.ones_like(cube))])
+    assert result.background.mean() == pytest.approx(18.0, abs=0.1)
+
+
+@pytest.mark.usefixtures("few_pixels_are_enough")
+def test_errors_that_are_too_small_widen_the_limits():
+    result = run(flat(50.0, shape=FRAME), drifting([0.0] * 4, sigma=2.0))
+    assert result.diagnostics.noise_factors == pytest.approx([2.0] * 4, rel=0.25)
+    assert result.diagnostics.clipped_fraction < 0.003
+    # What the errors say is not changed.
+    assert result.template.err.max() <= np.float32(math.sqrt(1.0 / 2.0))
+
+
+@pytest.mark.usefixtures("few_pixels_are_enough")
+def test_what_is_measured_does_not_depend_on_the_science_window():
+    sky = drifting([0.0, 0.0, 5.0, -5.0], sigma=2.0)
+    whole = run(flat(50.0, shape=FRAME), sky)
+    window = Window(9, 3, 4, 20)
+    part = run(flat(50.0, shape=window.shape, window=window), sky)
+    assert part.diagnostics.level_offsets == whole.diagnostics.level_offsets
+    np.testing.assert_array_equal(part.background, whole.background[9:13, 3:23])
+
+
+def test_backgrounds_that_share_no_pixel():
+    """Nothing can be compared; each covers its own part."""
+    sky = [placed(Window(0, 0, 9, 20)), placed(Window(9, 0, 11, 20)), placed(Window(0, 0, 20, 20))]
+    result = run(placed(Window(0, 0, 20, 20)), sky)
+    np.testing.assert_array_equal(result.exposure.data, np.zeros((20, 20)))
+    assert_everywhere(result.template.n_used, 2)
+    assert result.diagnostics.level_offsets == (0.0,) * 3
+
+
 # Memory and threads
 
 
@@ -537,6 +606,17 @@ def noisy(n, shape, *, seed=1, window=None):
         dq = np.where(rng.random(shape) < 0.02, DO_NOT_USE, 0)
         handles.append(MemoryHandle(data, np.ones(shape), dq, window=window))
     return handles
+
+
+def test_bands_that_a_background_does_not_reach(monkeypatch):
+    monkeypatch.setattr("webbkg.methods.stack._MAX_BAND_PIXELS", 20)
+    sky = [placed(Window(3, 2, 4, 9)), placed(Window(15, 0, 5, 20)), placed(Window(0, 0, 20, 20))]
+    result = run(placed(Window(0, 0, 20, 20)), sky)
+    np.testing.assert_array_equal(result.exposure.data, np.zeros((20, 20)))
+    expected = np.ones((20, 20))
+    expected[3:7, 2:11] += 1
+    expected[15:] += 1
+    np.testing.assert_array_equal(result.template.n_used, expected)
 
 
 @pytest.mark.parametrize("clip", ["auto", "std"])

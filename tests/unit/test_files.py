@@ -130,6 +130,15 @@ def test_scaled_integers_with_blanks(tmp_path, shape):
     np.testing.assert_array_equal(FileHandle(path).load_rows(1, 2).data, expected[..., 1:2, :])
 
 
+def test_flags_stored_as_signed_integers(tmp_path):
+    """The highest bit is then the sign."""
+    arrays = pixels()
+    arrays["DQ"] = arrays["DQ"].view(np.int32)
+    assert arrays["DQ"].min() < 0
+    loaded = FileHandle(write(tmp_path / "a.fits", arrays)).load()
+    np.testing.assert_array_equal(loaded.dq, arrays["DQ"].view(np.uint32))
+
+
 def test_without_err_and_dq(tmp_path):
     for shape in (SHAPE, (2, *SHAPE)):
         path = write(tmp_path / "a.fits", {"SCI": pixels(shape)["SCI"]})
@@ -343,6 +352,26 @@ def test_number_of_axes(tmp_path, shape):
 def test_other_shape_than_sci(tmp_path, name, shape):
     path = write(tmp_path / "a.fits", pixels() | {name: np.zeros(shape, np.float32)})
     refused(path, f"{path}: {name} has shape {shape} but SCI has {SHAPE}", ShapeError)
+
+
+@pytest.mark.xfail(reason="bug: the message does not name the file", strict=True)
+@pytest.mark.parametrize("shape", [(0, 5), (6, 0), (2, 0, 5), (0, 6, 5)])
+def test_sci_without_pixels(tmp_path, shape):
+    path = write(tmp_path / "a.fits", {"SCI": np.zeros(shape, np.float32)})
+    with pytest.raises(ShapeError, match=r"a\.fits: SCI has "):
+        FileHandle(path)
+
+
+@pytest.mark.xfail(reason="bug: KeyError", strict=True, raises=KeyError)
+def test_sci_of_unknown_type(tmp_path):
+    path = tmp_path / "a.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(name="SCI")]).writeto(path)
+    good, bad = b"BITPIX  =                    8", b"BITPIX  =                    7"
+    head, tail = path.read_bytes()[:2880], path.read_bytes()[2880:]
+    assert good in tail
+    path.write_bytes(head + tail.replace(good, bad))
+    with pytest.raises(InputError, match=r"a\.fits: "):
+        FileHandle(path)
 
 
 def test_sci_that_is_no_image(tmp_path):

@@ -204,6 +204,25 @@ def test_file_without_asdf(files, tmp_path):
     assert_array(target, "DQ", result.exposure.dq)
 
 
+def test_missing_padding_of_the_input_is_made(files, tmp_path):
+    def drop(hdus):
+        del hdus["ASDF"]
+
+    science = changed(files.science[0], tmp_path / "a_rate.fits", drop)
+    with fits.open(science) as hdus:
+        last = hdus[-1]
+        end = last.fileinfo()["datLoc"] + last.data.nbytes
+        name = last.name
+    assert name not in ("SCI", "ERR", "DQ")
+    whole = cut(science, name)
+    with science.open("r+b") as stream:
+        stream.truncate(end)
+    target = tmp_path / "a_bsub.fits"
+    produce(science, files.backgrounds, target)
+    assert cut(target, name) == whole
+    assert target.stat().st_size % 2880 == 0
+
+
 def test_pixels_of_the_last_extension(files, tmp_path):
     """Pixels are written after all else, also where nothing follows them."""
 

@@ -185,6 +185,7 @@ def combine_backgrounds(
     backgrounds: Sequence[ExposureHandle],
     params: AverageParams,
     *,
+    may_be_undefined: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> CombinedBackground:
     """
@@ -198,6 +199,9 @@ def combine_backgrounds(
         Background exposures.
     params : AverageParams
         Parameters.
+    may_be_undefined : bool, optional
+        Whether a background without any usable pixel is returned, undefined everywhere, and not
+        an error.
     progress : callable, optional
         Called with fractions of the work as they are done.
 
@@ -221,13 +225,13 @@ def combine_backgrounds(
     if not backgrounds:
         raise InputError("no background exposure was given; name at least one")
     covering = [handle for handle in backgrounds if handle.window.overlaps(window)]
-    if not covering:
+    if not covering and not may_be_undefined:
         raise NoOverlapError(
             f"none of the {len(backgrounds)} backgrounds covers any of the science window "
             f"{window}; the first, {backgrounds[0].name}, has {backgrounds[0].window}"
         )
     rule = ClipRule(params.clip == "std", params.sigma, params.maxiters)
-    stack = Stack.measured(covering, rule, flag_bits(params.bad_flags))
+    stack = Stack.measured(covering or backgrounds, rule, flag_bits(params.bad_flags))
     mean = combine_stack(
         stack,
         window,
@@ -235,13 +239,13 @@ def combine_backgrounds(
         n_threads=params.n_threads,
         progress=progress,
     )
-    if not mean.n_usable.any():
+    if not mean.n_usable.any() and not may_be_undefined:
         names = covering[0].name + (f" and {len(covering) - 1} more" if covering[1:] else "")
         raise NoBackgroundPixelsError(
             f"{names}: every background pixel is flagged, masked or not finite; check DQ, or set "
             "bad_flags"
         )
-    used = tuple(h.name for h, n in zip(covering, mean.n_usable, strict=True) if n)
+    used = tuple(h.name for h, n in zip(stack.handles, mean.n_usable, strict=True) if n)
     undefined = mean.n_used < params.min_coverage
     mean.image[undefined] = np.nan
     mean.err[undefined] = np.nan
@@ -332,13 +336,13 @@ def _diagnose(
         for handle, n_usable in zip(stack.handles, mean.n_usable, strict=True)
         if not n_usable
     ]
-    if n <= 2:
+    if n in (1, 2):
         count = "one background" if n == 1 else "two backgrounds"
         warnings.append(
             f"{count} only: nothing can be clipped, sources in the background leave holes in the "
             "science exposure; give 3 or more"
         )
-    elif params.clip == "std" and params.sigma >= n / math.sqrt(n - 1):
+    elif n and params.clip == "std" and params.sigma >= n / math.sqrt(n - 1):
         warnings.append(
             f"clip=std at {params.sigma:g} sigma can reject nothing from {n} values, whose largest "
             f"possible deviation is {n / math.sqrt(n - 1):.2f}; use clip=auto"
@@ -356,8 +360,8 @@ def _diagnose(
             params, known_errors=mean.n_unknown.sum() < mean.n_usable.sum() / 2
         ),
         n_backgrounds=n,
-        n_used_mean=n_kept / int(np.count_nonzero(mean.n_used)),
-        clipped_fraction=1.0 - n_kept / int(mean.n_usable.sum()),
+        n_used_mean=n_kept / max(1, int(np.count_nonzero(mean.n_used))),
+        clipped_fraction=1.0 - n_kept / int(mean.n_usable.sum()) if n else 0.0,
         coverage=template.coverage,
         level=_sampled_median(template.image),
         noise_factors=tuple(stack.exposures.factors.tolist()),

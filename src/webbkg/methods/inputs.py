@@ -62,12 +62,12 @@ def check_inputs(
     kept: list[ExposureHandle] = []
     warnings: list[str] = []
     for background in backgrounds:
-        if background.is_same(science):
+        if _same(background, science):
             raise InputError(
                 f"{background.name}: is the science exposure itself; subtracting it from itself "
                 "would remove the source, so leave it out of the backgrounds"
             )
-        if any(background.is_same(other) for other in kept):
+        if any(_same(background, other) for other in kept):
             warnings.append(f"{background.name}: given more than once as background, used once")
         else:
             kept.append(background)
@@ -77,6 +77,11 @@ def check_inputs(
     if problems and not force:
         raise InputError(f"{problems[0]} (--force overrides)")
     return kept, warnings + [f"forced: {problem}" for problem in problems]
+
+
+def _same(one: ExposureHandle, other: ExposureHandle) -> bool:
+    # A handle need not know all other kinds: either may see that they are the same.
+    return one.is_same(other) or other.is_same(one)
 
 
 def _subtracted_already(handle: ExposureHandle) -> list[str]:

@@ -20,7 +20,7 @@ from webbkg.methods.average import AverageParams, average
 from webbkg.methods.inputs import check_inputs
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
-from webbkg.steps.common import finish, log, loggers, plain, with_status
+from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
 
 __all__ = ["AverageStep"]
 
@@ -85,7 +85,7 @@ class AverageStep(Step):
             # The product of an association is not to be named after the association.
             self.set_primary_input(name, exclusive=False)
         given = input_bkg_list if input_bkg_list is not None else self.bkg_list
-        backgrounds = members["background"] or _listed(given)
+        backgrounds = members["background"] or listed(given)
         model = self.prepare_output(members["science"][0])
         if not backgrounds:
             log.warning("no background was given, skipping the subtraction")
@@ -166,17 +166,3 @@ class AverageStep(Step):
     def get_stpipe_loggers() -> tuple[str, ...]:
         """Loggers that stpipe shows."""
         return loggers(Step.get_stpipe_loggers())
-
-
-def _listed(backgrounds: Any) -> list[Any]:
-    """Take a list apart: names separated by commas, also inside a list, and open models."""
-    if backgrounds is None:
-        return []
-    items = [backgrounds] if isinstance(backgrounds, str) else backgrounds
-    result: list[Any] = []
-    for item in items:
-        if isinstance(item, str):
-            result += [name.strip() for name in item.split(",") if name.strip()]
-        elif item is not None:
-            result.append(item)
-    return result

@@ -9,13 +9,7 @@ from typing import Any
 from jwst import background
 from stdatamodels.jwst import datamodels
 
-from webbkg.errors import (
-    InputError,
-    NoBackgroundPixelsError,
-    NoOverlapError,
-    NotApplicableError,
-    ShapeError,
-)
+from webbkg.errors import InputError, NotApplicableError, ShapeError
 from webbkg.exposure import ExposureHandle
 from webbkg.io.files import FileHandle
 from webbkg.io.models import ModelHandle
@@ -24,7 +18,7 @@ from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams, combine_backgrounds
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
-from webbkg.steps.common import finish, log, loggers, plain, with_status
+from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
 
 __all__ = ["BackgroundStep"]
 
@@ -42,9 +36,9 @@ class BackgroundStep(background.BackgroundStep):
     Subtract backgrounds as the pipeline's step does, faster and with more options.
 
     At its defaults pixels, flags and status are those of ``jwst.background.BackgroundStep`` of
-    jwst 3.0. It differs where that goes wrong: sub-arrays lie at their true place, pixels that no
-    background covers are flagged DO_NOT_USE, and an exposure that no background covers at all is
-    FAILED. WFSS and SOSS exposures are left to the pipeline's own code.
+    jwst 3.0. It differs where that goes wrong: sub-arrays lie at their true place, and pixels that
+    no background covers are left and flagged DO_NOT_USE. WFSS and SOSS exposures are left to the
+    pipeline's own code.
     """
 
     # What the parent declares is inherited by stpipe; the class name too is that of the parent,
@@ -70,7 +64,7 @@ class BackgroundStep(background.BackgroundStep):
         Returns
         -------
         JwstDataModel
-            The corrected exposure, or the exposure as it was with the status SKIPPED or FAILED.
+            The corrected exposure, or the exposure as it was with the status SKIPPED.
 
         Raises
         ------
@@ -80,7 +74,9 @@ class BackgroundStep(background.BackgroundStep):
         model, members = self._asn_get_data(self.load_as_level2_asn(plain(step_input)))
         if model.meta.exposure.type in _TEMPLATE_TYPES:
             return super().process(model, input_bkg_list)
-        items = members["background"] or _listed(input_bkg_list, self.bkg_list)
+        items = members["background"] or listed(
+            self.bkg_list if input_bkg_list is None else input_bkg_list
+        )
         if not items:
             log.warning("no background list was given, skipping the subtraction")
             return with_status(model, "SKIPPED")
@@ -93,9 +89,6 @@ class BackgroundStep(background.BackgroundStep):
         except NotApplicableError as error:
             log.warning("%s; skipping the subtraction", error)
             return with_status(model, "SKIPPED")
-        except (NoOverlapError, NoBackgroundPixelsError) as error:
-            log.error("%s", error)
-            return with_status(model, "FAILED")
         # Checksums would take longer than the subtraction.
         return finish(self, model, subtraction, Provenance("average", params, checksums={}))
 
@@ -111,14 +104,6 @@ class BackgroundStep(background.BackgroundStep):
     def get_stpipe_loggers() -> tuple[str, ...]:
         """Loggers that stpipe shows."""
         return loggers(background.BackgroundStep.get_stpipe_loggers())
-
-
-def _listed(argument: Any, parameter: Any) -> list[Any]:
-    """Backgrounds given as argument, else as parameter; empty names as of a trailing comma out."""
-    items = parameter if argument is None else argument
-    if isinstance(items, str):
-        items = items.split(",")
-    return [item for item in items or () if item]
 
 
 def _handle_of(item: Any) -> ExposureHandle:
@@ -143,7 +128,8 @@ def _check_tilts(science: ExposureHandle, backgrounds: Sequence[ExposureHandle])
 def _subtract(
     science: ExposureHandle, backgrounds: Sequence[ExposureHandle], params: AverageParams
 ) -> Subtraction:
-    combined = combine_backgrounds(science.window, backgrounds, params)
+    # The pipeline calls it COMPLETE where no background covers anything, too.
+    combined = combine_backgrounds(science.window, backgrounds, params, may_be_undefined=True)
     # Not by `webbkg.methods.average.subtract`, which refuses an exposure without usable pixels:
     # the pipeline corrects it like any other.
     return Subtraction(

@@ -10,7 +10,7 @@ from webbkg.io.models import apply_to_model, background_model
 from webbkg.io.provenance import Provenance
 from webbkg.results import Subtraction
 
-__all__ = ["finish", "log", "loggers", "plain", "report", "with_status"]
+__all__ = ["finish", "listed", "log", "loggers", "plain", "report", "with_status"]
 
 #: stpipe shows and records only the lines of loggers that the outermost pipeline names. Those of
 #: the JWST pipelines name "stpipe" but cannot know "webbkg".
@@ -49,6 +49,28 @@ def plain(step_input: Any) -> Any:
         Text for a path, anything else as it is.
     """
     return str(step_input) if isinstance(step_input, Path) else step_input
+
+
+def listed(backgrounds: Any) -> list[Any]:
+    """
+    Take apart what backgrounds are given as.
+
+    Parameters
+    ----------
+    backgrounds : str, sequence or None
+        Names separated by commas, or a sequence of such names and open models.
+
+    Returns
+    -------
+    list
+        Names and models; empty names, as after a trailing comma, are left out.
+    """
+    items = [backgrounds] if isinstance(backgrounds, str) else backgrounds or ()
+    result: list[Any] = []
+    for item in items:
+        names = [part.strip() for part in item.split(",")] if isinstance(item, str) else [item]
+        result += [name for name in names if name]
+    return result
 
 
 def report(subtraction: Subtraction) -> None:
