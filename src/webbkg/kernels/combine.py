@@ -447,7 +447,7 @@ def _clip_by_noise(
     n_good = np.empty(chunk, np.int32)
     centre = np.empty(chunk, np.float64)
     var_sum = np.empty(chunk, np.float64)
-    smallest = np.empty(chunk, np.float64)
+    smallest = np.empty(chunk, np.float32)
     column = np.empty(n, np.float64)
     noise = np.empty(n, np.float64)
     kept = np.empty(n, np.bool_)
@@ -455,14 +455,15 @@ def _clip_by_noise(
         width = min(chunk, n_pixels - start)
         _sort_chunk(network, values, start, width, ordered, n_good)
         _add_rows(ordered, 0, width, centre)
-        _add_rows(variances, start, width, var_sum)
+        var_sum[:width] = 0.0
         smallest[:width] = np.inf
         for i in range(n):
             row = variances[i, start : start + width]
-            factor = factors[i]
+            factor = np.float32(factors[i])
             for p in range(width):
                 square = row[p] * factor
                 smallest[p] = square if square < smallest[p] else smallest[p]
+                var_sum[p] += row[p]
         for p in range(width):
             q = start + p
             count = n_good[p]

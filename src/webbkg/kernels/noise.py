@@ -80,7 +80,7 @@ def measure_stack(values: NDArray[np.float32], variances: NDArray[np.float32]) -
             return StackNoise.unmeasured(n)
         value, n_others = stack[i, use], others[use]
         difference = value - (total[use] - value) / n_others
-        middle = np.median(difference)
+        middle = _median(difference.copy())
         noise.offsets[i] = middle * (n - 1) / n
         deviation = np.abs(difference - middle)
         own_var = variances[i, use]
@@ -88,10 +88,10 @@ def measure_stack(values: NDArray[np.float32], variances: NDArray[np.float32]) -
         known = np.isfinite(quoted)
         if np.count_nonzero(known) >= MIN_PIXELS:
             pulls = (deviation / quoted)[known]
-            noise.factors[i] = _MAD_TO_STD * np.median(pulls)
+            noise.factors[i] = _MAD_TO_STD * _median(pulls)
             widths[i] = noise.factors[i] * quoted[known].mean()
         else:
-            widths[i] = _MAD_TO_STD * np.median(deviation)
+            widths[i] = _MAD_TO_STD * _median(deviation)
     # A factor beyond all reason was measured on sources, not on blank sky.
     np.minimum(noise.factors, MAX_FACTOR, out=noise.factors)
     near = (noise.factors < FACTOR_TOLERANCE) & (noise.factors > 1.0 / FACTOR_TOLERANCE)
@@ -100,3 +100,10 @@ def measure_stack(values: NDArray[np.float32], variances: NDArray[np.float32]) -
     if np.all(np.abs(noise.offsets) <= OFFSET_TOLERANCE * widths):
         return noise._replace(offsets=np.zeros(n))
     return noise._replace(offsets=noise.offsets - noise.offsets.mean())
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Upper median of many finite values, which are put in another order: np.median is slower."""
+    middle = values.size // 2
+    values.partition(middle)
+    return float(values[middle])
