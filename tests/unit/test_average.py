@@ -266,8 +266,9 @@ def test_backgrounds_without_overlap_are_left_out():
 def test_no_overlap_at_all():
     sky = [placed(Window(0, 0, 4, 4), name="a.fits"), placed(Window(0, 5, 4, 4), name="b.fits")]
     message = (
-        "none of the 2 backgrounds covers any of the science window Window(y0=5, x0=5, ny=8, "
-        "nx=9); the first, a.fits, has Window(y0=0, x0=0, ny=4, nx=4)"
+        "s_rate.fits: none of the 2 backgrounds covers any of its window Window(y0=5, x0=5, ny=8, "
+        "nx=9); the first, a.fits, has Window(y0=0, x0=0, ny=4, nx=4); give backgrounds of the "
+        "same sub-array or full frames"
     )
     with pytest.raises(NoOverlapError, match=f"^{re.escape(message)}$"):
         run(placed(Window(5, 5, 8, 9)), sky)
@@ -407,6 +408,16 @@ def test_clipping_by_std_cannot_reject_it_and_says_so(n, reach):
     ]
 
 
+@pytest.mark.parametrize(("low", "n_used"), [(-5.0, 3), (-4.8, 4), (-3.7, 4)])
+def test_lower_limit_is_the_wider_one(low, n_used):
+    """Of 3 sigma, 4 below: 4.9 times the noise, and 3.67 times above."""
+    sky = with_stars(4)
+    sky[2].load().data[1, 1] = 10.0 + low
+    assert run(flat(100.0), sky).template.n_used[1, 1] == n_used
+    sky[2].load().data[1, 1] = 13.7
+    assert run(flat(100.0), sky).template.n_used[1, 1] == 3
+
+
 def test_clipping_by_std_can_reject_it_from_eight():
     result = run(flat(100.0), with_stars(8, 0), clip="std", sigma=3.0)
     assert_everywhere(result.exposure.data, 90.0)
@@ -460,15 +471,15 @@ def test_no_background():
 
 
 @pytest.mark.parametrize("why", ["dq", "mask", "nan", "inf"])
-@pytest.mark.parametrize(("n", "names"), [(1, "b0.fits"), (3, "b0.fits and 2 more")])
+@pytest.mark.parametrize(("n", "names"), [(1, "b0.fits"), (3, "b0.fits, b1.fits, b2.fits")])
 def test_no_usable_background_pixel(why, n, names):
     data = np.full(SHAPE, {"nan": np.nan, "inf": np.inf}.get(why, 1.0))
     kwargs = {"dq": np.ones(SHAPE, int)} if why == "dq" else {}
     kwargs |= {"mask": np.ones(SHAPE, bool)} if why == "mask" else {}
     sky = [MemoryHandle(data, np.ones(SHAPE), name=f"b{k}.fits", **kwargs) for k in range(n)]
     message = (
-        f"{names}: every background pixel is flagged, masked or not finite; check DQ, or set "
-        "bad_flags"
+        f"{names}: every background pixel is flagged, masked or not finite; check their DQ, or "
+        "say with bad_flags (--bad-flags) which flags matter"
     )
     for clip in ("auto", "std"):
         with pytest.raises(NoBackgroundPixelsError, match=f"^{re.escape(message)}$"):
@@ -478,7 +489,7 @@ def test_no_usable_background_pixel(why, n, names):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("shape", [SHAPE, (2, *SHAPE)])
 def test_no_usable_science_pixel(value, shape):
-    message = "s_rate.fits: every science pixel is flagged or not finite; it cannot be corrected"
+    message = "s_rate.fits: every science pixel is flagged or not finite; check its DQ and SCI"
     science = flat(value, shape=shape, name="s_rate.fits")
     with pytest.raises(NoBackgroundPixelsError, match=f"^{re.escape(message)}$"):
         run(science, [flat(1.0) for _ in range(3)])

@@ -48,7 +48,7 @@ def _subtraction(model: Any, **overrides: Any) -> tuple[Subtraction, Provenance]
     handle = ModelHandle(model)
     other = MemoryHandle(background, np.full((6, 8), 0.4), window=handle.window, name="sky.fits")
     params = AverageParams(**overrides)
-    return average(handle, [other], params), Provenance("average", params, {"sky.fits": "abc"})
+    return average(handle, [other], params), Provenance("average", params, [("sky.fits", "abc")])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def ints_files(tmp_path_factory):
 
 
 def provenance(params, names=(), **kwargs):
-    return Provenance("average", params, dict.fromkeys(names, "ab" * 32), **kwargs)
+    return Provenance("average", params, [(name, "ab" * 32) for name in names], **kwargs)
 
 
 def subtract(science, backgrounds, **kwargs):
@@ -237,6 +237,21 @@ def test_pixels_of_the_last_extension(files, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert names_of(target) == ["PRIMARY", "SCI", "VAR_BKG", "WEBBKG"]
+
+
+def test_pixels_after_the_asdf_extension(files, tmp_path):
+    """No writer is bound to any order; a reader finds a whole last block all the same."""
+
+    def move(hdus):
+        hdus.append(hdus.pop("DQ"))
+
+    science = changed(files.science[0], tmp_path / "a_rate.fits", move)
+    assert names_of(science)[-2:] == ["ASDF", "DQ"]
+    target = tmp_path / "a_bsub.fits"
+    result = produce(science, files.backgrounds, target)
+    assert names_of(target)[-4:] == ["VAR_BKG", "WEBBKG", "ASDF", "DQ"]
+    assert_array(target, "DQ", result.exposure.dq)
+    assert target.stat().st_size % 2880 == 0
 
 
 def test_header_order_and_unknown_keywords_survive(files, tmp_path):

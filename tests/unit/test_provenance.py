@@ -30,7 +30,7 @@ def subtraction(exp_type="MIR_MRS", n=4, **kwargs):
 
 
 def provenance(**kwargs):
-    given = {"method": "average", "params": AverageParams(), "checksums": {}}
+    given = {"method": "average", "params": AverageParams(), "checksums": []}
     return Provenance(**(given | kwargs))
 
 
@@ -100,7 +100,7 @@ def test_table_of_inputs():
     params = AverageParams(sigma=2.5)
     rows = provenance_rows(
         subtraction(n=2),
-        provenance(params=params, checksums={"s_rate.fits": "ab", "b1_rate.fits": "cd" * 32}),
+        provenance(params=params, checksums=[("s_rate.fits", "ab"), ("b1_rate.fits", "cd" * 32)]),
     )
     assert rows.dtype.names == INPUT_COLUMNS == ("ROLE", "NAME", "SHA256", "VALUE")
     texts = [tuple(item.decode() for item in row) for row in rows.tolist()]

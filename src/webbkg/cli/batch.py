@@ -7,10 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from webbkg.errors import InputError, NotApplicableError, OutputError, WebbkgError
+from webbkg.errors import (
+    InputError,
+    NoBackgroundPixelsError,
+    NotApplicableError,
+    OutputError,
+    WebbkgError,
+)
 from webbkg.exposure import ExposureHandle
 from webbkg.io.associations import read_association
 from webbkg.io.atomic import check_free, make_directory
@@ -153,15 +160,23 @@ def run(
         job.product(suffix) for job in jobs for suffix in PRODUCT_SUFFIXES
     ]:
         check_free(target, overwrite=overwrite)
+    _refuse_inputs(jobs)
     work = _Work(params, overwrite=overwrite, force=force, verbosity=verbosity)
     if dry_run:
         return sum(not work.dry(job) for job in jobs)
-    is_new = not output.exists()
-    make_directory(output)
     visible = verbosity >= 0 and sys.stderr.isatty()
-    entries = [work.do(job, advance) for job, advance in _with_progress(jobs, visible=visible)]
-    done = [entry for entry in entries if entry.status == "COMPLETE"]
-    if done:
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        make_directory(output)
+        with _progress_bar(len(jobs), visible=visible) as bar:
+            entries = []
+            for index, job in enumerate(jobs, start=1):
+                entries.append(work.do(job, bar))
+                # Exposures that share a combined background do not make it again.
+                bar.complete(index)
+        done = [entry for entry in entries if entry.status == "COMPLETE"]
+        if not done:
+            return len(entries)
         report = write_report(
             output,
             entries,
@@ -171,11 +186,24 @@ def run(
             overwrite=overwrite,
         )
         work.say(f"report: {report}")
-    elif is_new:
-        # Nothing was written, so nothing is left behind.
+    finally:
+        # Where nothing was written, nothing is left behind: these go only while they are empty.
         with contextlib.suppress(OSError):
-            output.rmdir()
+            for path in new:
+                path.rmdir()
     return len(entries) - len(done)
+
+
+def _refuse_inputs(jobs: Sequence[Job]) -> None:
+    """Never write over an input, not even if the user allows products to be replaced."""
+    inputs = {path.resolve() for job in jobs for path in (job.science, *job.backgrounds)}
+    for job in jobs:
+        for suffix in PRODUCT_SUFFIXES:
+            target = job.product(suffix)
+            if target.resolve() in inputs and not target.is_symlink():
+                raise OutputError(
+                    f"{target}: is an input of this run; choose another directory with -o"
+                )
 
 
 class _Work:
@@ -215,19 +243,26 @@ class _Work:
         self.say(f"{science.name} -> {product}: {len(backgrounds)} backgrounds ({names})")
         return True
 
-    def do(self, job: Job, advance: Callable[[float], None]) -> ReportEntry:
+    def do(self, job: Job, bar: _Bar) -> ReportEntry:
         """Do a job; an error of its data is told and recorded."""
         try:
-            entry = self._subtract(job, advance)
+            entry = self._subtract(job, bar.advance)
         except NotApplicableError as error:
-            click.echo(f"webbkg: skipped: {error}", err=True)
+            with bar.aside():
+                click.echo(f"webbkg: skipped: {error}", err=True)
             return skipped_entry(job.science.name, str(error))
         except OutputError:
             # A full disk or a missing permission will not get better with the next exposure.
             raise
         except WebbkgError as error:
-            click.echo(f"webbkg: {error}", err=True)
+            with bar.aside():
+                click.echo(f"webbkg: {error}", err=True)
             return failed_entry(job.science.name, str(error))
+        with bar.aside():
+            self._tell(entry)
+        return entry
+
+    def _tell(self, entry: ReportEntry) -> None:
         for text in entry.warnings:
             self.warn(f"{entry.name}: {text}")
         self.say(_summary(entry))
@@ -238,7 +273,6 @@ class _Work:
             + ", ".join(found["backgrounds"]),
             level=1,
         )
-        return entry
 
     def _subtract(self, job: Job, advance: Callable[[float], None]) -> ReportEntry:
         science, backgrounds, remarks = self._open(job)
@@ -251,7 +285,7 @@ class _Work:
         provenance = Provenance(
             method="average",
             params=self._params,
-            checksums={handle.name: handle.checksum for handle in (science, *backgrounds)},
+            checksums=[(handle.name, handle.checksum) for handle in (science, *backgrounds)],
             noise_before=entry.metrics["noise_before"],
             noise_after=entry.metrics["noise_after"],
             noise_expected=entry.metrics["noise_expected"],
@@ -279,11 +313,21 @@ class _Work:
         if self._combined is None or self._combined[0] != key:
             self._combined = None
             combined = combine_backgrounds(
-                science.window, backgrounds, self._params, progress=advance
+                science.window,
+                backgrounds,
+                self._params,
+                name=science.name,
+                progress=advance,
             )
             self._combined = (key, combined)
         subtraction = subtract(science, self._combined[1], self._params)
         found = subtraction.diagnostics
+        if found.coverage == 0.0:
+            raise NoBackgroundPixelsError(
+                f"{science.name}: min_coverage is {self._params.min_coverage} but no pixel has "
+                f"that many usable values from {len(backgrounds)} backgrounds; lower it or give "
+                "more backgrounds"
+            )
         warnings = (*remarks, *found.warnings)
         return replace(subtraction, diagnostics=replace(found, warnings=warnings))
 
@@ -293,6 +337,15 @@ class _Work:
         kept, remarks = check_inputs(science, backgrounds, force=self._force)
         if not self._force:
             check_tilts(science, kept)
+        remarks += [
+            f"{handle.name}: has no {' and no '.join(handle.missing)}, so "
+            + " and ".join(
+                {"ERR": "its errors are unknown", "DQ": "no pixel is flagged"}[key]
+                for key in handle.missing
+            )
+            for handle in (science, *kept)
+            if isinstance(handle, FileHandle) and handle.missing
+        ]
         return science, [h for h in kept if isinstance(h, FileHandle)], remarks
 
     def _handle(self, path: Path) -> FileHandle:
@@ -314,16 +367,39 @@ def _summary(entry: ReportEntry) -> str:
     )
 
 
-def _with_progress(
-    jobs: Sequence[Job], *, visible: bool
-) -> Iterator[tuple[Job, Callable[[float], None]]]:
-    """Give each job with what it calls with fractions done; a terminal shows a bar."""
+class _Bar:
+    """A progress bar that steps aside for messages."""
+
+    def __init__(self, bar: Any, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("subtracting", total=total)
+
+    def advance(self, fraction: float) -> None:
+        """Move on by a fraction of an exposure."""
+        self._bar.advance(self._task, fraction)
+
+    def complete(self, n_jobs: int) -> None:
+        """Move to where this many exposures are done."""
+        self._bar.update(self._task, completed=n_jobs)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar off the terminal while a message is written."""
+        if self._bar.disable:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
+
+@contextlib.contextmanager
+def _progress_bar(n_jobs: int, *, visible: bool) -> Iterator[_Bar]:
+    """Show a bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not visible) as bar:
-        task = bar.add_task("subtracting", total=len(jobs))
-        for index, job in enumerate(jobs, start=1):
-            yield job, lambda fraction: bar.advance(task, fraction)
-            # Exposures that share a combined background do not make it again.
-            bar.update(task, completed=index)
+        yield _Bar(bar, n_jobs)

@@ -35,7 +35,7 @@ class GreedyCommand(click.Command):
                 if not following or following[0].startswith("-"):
                     raise click.UsageError(f"Option '{word}' requires at least one file.", ctx)
             elif word.startswith("-") and word != "-":
-                current = None
+                current = next((name for name in self.greedy if word.startswith(f"{name}=")), None)
                 expanded.append(word)
             elif current is not None:
                 expanded += [current, word]

@@ -73,7 +73,7 @@ def read_association(path: Path) -> tuple[AssociationProduct, ...]:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a valid JSON association ({error})") from error
     products = content.get("products") if isinstance(content, dict) else None
     if not isinstance(products, list) or not products:
@@ -93,7 +93,7 @@ def _read_product(path: Path, number: int, item: Any) -> AssociationProduct:
     where = f"{path}: product {number}"
     name = item.get("name") if isinstance(item, dict) else None
     members = item.get("members") if isinstance(item, dict) else None
-    if not isinstance(name, str) or not name or Path(name).name != name:
+    if not isinstance(name, str) or not name or Path(name).name != name or "\0" in name:
         raise InputError(f"{where} needs a 'name' that is a plain file name, got {name!r}")
     if not isinstance(members, list) or not members:
         raise InputError(
@@ -103,7 +103,7 @@ def _read_product(path: Path, number: int, item: Any) -> AssociationProduct:
     for member in members:
         expname = member.get("expname") if isinstance(member, dict) else None
         exptype = member.get("exptype") if isinstance(member, dict) else None
-        if not isinstance(expname, str) or not isinstance(exptype, str):
+        if not isinstance(expname, str) or not isinstance(exptype, str) or "\0" in expname:
             raise InputError(
                 f"{where} ({name}): each member needs 'expname' and 'exptype', got {member!r}"
             )

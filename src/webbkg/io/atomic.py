@@ -96,5 +96,9 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     OutputError
         If the file exists and `overwrite` is false.
     """
-    if path.exists() and not overwrite:
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    if exists and not overwrite:
         raise OutputError(f"{path}: exists already; use --overwrite to replace it")

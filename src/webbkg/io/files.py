@@ -130,12 +130,17 @@ class FileHandle:
         for name, image in self._images.items():
             if image.shape != self._shape:
                 raise ShapeError(
-                    f"{self.path}: {name} has shape {image.shape} but SCI has {self._shape}"
+                    f"{self.path}: {name} has shape {image.shape} but SCI has {self._shape}; "
+                    "fetch or make the file again"
                 )
         if len(self._shape) not in (2, 3):
             raise ShapeError(
                 f"{self.path}: SCI has {len(self._shape)} axes {self._shape}, needed are 2 (rate) "
                 "or 3 (rateints); run calwebb_detector1 on ramps first"
+            )
+        if 0 in self._shape:
+            raise ShapeError(
+                f"{self.path}: SCI has shape {self._shape}, an exposure needs at least one pixel"
             )
 
     def _described(self, header: RawHeader) -> _Pixels:
@@ -199,6 +204,11 @@ class FileHandle:
         return self._header_digest == other._header_digest and checksum(self._file) == checksum(
             other._file
         )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """ERR and DQ, if the file does not have them."""
+        return tuple(name for name in ("ERR", "DQ") if name not in self._images)
 
     def load(self) -> Exposure:
         """Load the whole exposure."""

@@ -102,12 +102,12 @@ class RawHeader:
     @cached_property
     def n_bytes(self) -> int:
         """Bytes of data that follow, without padding (FITS standard 4.0, section 4.4.1)."""
-        if not self.shape:
-            return 0
         n_groups = 1 if self.get("GCOUNT") is None else self.integer("GCOUNT")
         n_extra = 0 if self.get("PCOUNT") is None else self.integer("PCOUNT")
         if self.integer("BITPIX") not in _BITPIX or n_groups < 0 or n_extra < 0:
             raise ValueError("keywords BITPIX, GCOUNT and PCOUNT do not follow the standard")
+        if not self.shape:
+            return 0
         return abs(self.integer("BITPIX")) // 8 * n_groups * (n_extra + math.prod(self.shape))
 
     def integer(self, keyword: str) -> int:
@@ -186,7 +186,7 @@ def _read_header(stream: BinaryIO, position: int) -> RawHeader:
     start = "SIMPLE  =" if position == 0 else "XTENSION="
     text = ""
     while True:
-        block = stream.read(_BLOCK).decode("ascii", "replace")
+        block = stream.read(_BLOCK).decode("latin-1")
         if not text and not block.startswith(start):
             raise ValueError(f"no FITS header at byte {position}")
         if len(block) < _BLOCK:

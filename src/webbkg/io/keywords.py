@@ -117,9 +117,9 @@ def window_of(meta: Mapping[str, Any], shape: tuple[int, ...], name: str) -> Win
     # A slit cut out of a frame keeps the frame's sub-array keywords beside its own.
     is_slit = (meta.get("SLTSIZE2"), meta.get("SLTSIZE1")) == (ny, nx)
     keys = ("SLTSTRT2", "SLTSTRT1") if is_slit else ("SUBSTRT2", "SUBSTRT1")
-    start = [meta.get(key) for key in keys]
-    if None not in start:
-        return Window(int(start[0] or 1) - 1, int(start[1] or 1) - 1, ny, nx)
+    if all(key in meta for key in keys):
+        y0, x0 = (_first_pixel(meta[key], key, name) for key in keys)
+        return Window(y0, x0, ny, nx)
     full = _FULL_FRAME.get(str(meta.get("INSTRUME")).upper(), (2048, 2048))
     if (ny, nx) == full:
         return Window(0, 0, ny, nx)
@@ -128,3 +128,13 @@ def window_of(meta: Mapping[str, Any], shape: tuple[int, ...], name: str) -> Win
         "SUBSTRT1 and SUBSTRT2 that tell its place on the detector are missing; add them to the "
         "primary header"
     )
+
+
+def _first_pixel(value: Any, key: str, name: str) -> int:
+    """0-based row or column of a 1-based keyword."""
+    if isinstance(value, str | bool) or value != int(value) or value < 0:
+        raise InputError(
+            f"{name}: {key} is {value!r}, needed is a whole number from 1 on, the first row or "
+            "column on the detector; correct it in the header"
+        )
+    return max(int(value), 1) - 1

@@ -9,6 +9,7 @@ one.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ def product_stem(path: Path) -> str:
     >>> product_stem(Path("jw01093014001_03102_00001_nis_cal.fits"))
     'jw01093014001_03102_00001_nis'
     """
-    stem = path.name.removesuffix(".gz").removesuffix(".fits")
+    stem = re.sub(r"(\.fits)?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
     base, _, suffix = stem.rpartition("_")
     return base if base and suffix in _SUFFIXES else stem
 
@@ -164,7 +165,9 @@ def _write_all_but_pixels(
     """Write all headers and what is copied; return where the corrected images belong."""
     places: dict[str, int] = {}
     extras_written = False
-    for index, raw in enumerate(scan_headers(original)):
+    headers = scan_headers(original)
+    has_dq = any(raw.name == "DQ" for raw in headers)
+    for index, raw in enumerate(headers):
         header = _editable(raw)
         if index == 0:
             keywords = product_keywords(subtraction, provenance)
@@ -178,21 +181,23 @@ def _write_all_but_pixels(
             continue
         if raw.name == "ASDF":
             # By custom the last extension.
-            _write_extras(stream, places, subtraction, provenance)
+            places |= _write_extras(stream, has_dq, subtraction, provenance)
             extras_written = True
         stream.write(_header_bytes(header))
         _copy(original, raw.offset, padded(raw.n_bytes), stream)
     if not extras_written:
-        _write_extras(stream, places, subtraction, provenance)
+        places |= _write_extras(stream, has_dq, subtraction, provenance)
     # Images that come last are not written yet: make the file as long as it will be.
     stream.truncate()
     return places
 
 
 def _write_extras(
-    stream: BinaryIO, places: dict[str, int], subtraction: Subtraction, provenance: Provenance
-) -> None:
-    if "DQ" not in places and subtraction.flag_bits.any():
+    stream: BinaryIO, has_dq: bool, subtraction: Subtraction, provenance: Provenance
+) -> dict[str, int]:
+    """Write the added extensions; return where flags belong if the input has none."""
+    places: dict[str, int] = {}
+    if not has_dq and subtraction.flag_bits.any():
         shape = subtraction.science.window.shape
         n_integrations = subtraction.science.n_integrations
         full = shape if n_integrations is None else (n_integrations, *shape)
@@ -202,6 +207,7 @@ def _write_extras(
         cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
         _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
     _write_table(stream, subtraction, provenance)
+    return places
 
 
 def _editable(raw: RawHeader) -> fits.Header:
@@ -228,7 +234,7 @@ def _describe(
     for key in ("CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
     # With a comment, the card of a long name would not fit.
-    header["FILENAME"] = (name, "")
+    header["FILENAME"] = (name.encode("ascii", "replace").decode(), "")
     header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     for key, (value, comment) in keywords.items():
         header[key] = (value, comment)
@@ -240,7 +246,7 @@ def _describe(
 
 def _as_stored(header: fits.Header, *, unsigned: bool) -> None:
     """Describe float32 pixels, or uint32 ones by the offset that FITS has for them."""
-    for key in ("CHECKSUM", "DATASUM", "BSCALE", "BZERO", "BLANK"):
+    for key in ("CHECKSUM", "DATASUM", "BLANK", *(() if unsigned else ("BSCALE", "BZERO"))):
         header.remove(key, ignore_missing=True)
     header["BITPIX"] = 32 if unsigned else -32
     if unsigned:

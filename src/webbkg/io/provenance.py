@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,9 @@ class Provenance:
         Name of the method.
     params : Params
         Parameters.
-    checksums : mapping
-        SHA-256 by name of the inputs that are files.
+    checksums : sequence of tuple of str
+        Name and SHA-256 of the inputs that are files, the science exposure first; two inputs may
+        have one name in different folders.
     noise_before, noise_after, noise_expected : float
         Robust rms of source-free pixels before and after, and what ERR predicts, unit of the
         data; NaN if not measured.
@@ -46,7 +47,7 @@ class Provenance:
 
     method: str
     params: Params
-    checksums: Mapping[str, str]
+    checksums: Sequence[tuple[str, str]]
     noise_before: float = math.nan
     noise_after: float = math.nan
     noise_expected: float = math.nan
@@ -156,9 +157,19 @@ def provenance_rows(subtraction: Subtraction, provenance: Provenance) -> NDArray
         ("science", subtraction.science.name),
         *(("background", name) for name in subtraction.used),
     ]
-    rows = [(role, name, provenance.checksums.get(name, ""), "") for role, name in names]
+    remaining = list(provenance.checksums)
+    rows = [(role, name, _take(remaining, name), "") for role, name in names]
     rows.append(("parameters", provenance.method, "", json.dumps(provenance.params.as_dict())))
     widths = [max(1, *(len(row[column]) for row in rows)) for column in range(4)]
     dtype = [(name, f"S{width}") for name, width in zip(INPUT_COLUMNS, widths, strict=True)]
     encoded = [tuple(text.encode("ascii", "replace") for text in row) for row in rows]
     return np.array(encoded, dtype=dtype)
+
+
+def _take(pairs: list[tuple[str, str]], name: str) -> str:
+    """Take the first checksum of that name out of the list; empty if there is none."""
+    for index, (candidate, checksum) in enumerate(pairs):
+        if candidate == name:
+            del pairs[index]
+            return checksum
+    return ""

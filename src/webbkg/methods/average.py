@@ -176,7 +176,9 @@ def average(
     exposure counting once whatever their number.
     """
     params = params or AverageParams()
-    combined = combine_backgrounds(science.window, backgrounds, params, progress=progress)
+    combined = combine_backgrounds(
+        science.window, backgrounds, params, name=science.name, progress=progress
+    )
     return subtract(science, combined, params)
 
 
@@ -185,6 +187,7 @@ def combine_backgrounds(
     backgrounds: Sequence[ExposureHandle],
     params: AverageParams,
     *,
+    name: str = "science exposure",
     may_be_undefined: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> CombinedBackground:
@@ -199,6 +202,8 @@ def combine_backgrounds(
         Background exposures.
     params : AverageParams
         Parameters.
+    name : str, optional
+        Name of the science exposure, for messages.
     may_be_undefined : bool, optional
         Whether a background without any usable pixel is returned, undefined everywhere, and not
         an error.
@@ -227,8 +232,9 @@ def combine_backgrounds(
     covering = [handle for handle in backgrounds if handle.window.overlaps(window)]
     if not covering and not may_be_undefined:
         raise NoOverlapError(
-            f"none of the {len(backgrounds)} backgrounds covers any of the science window "
-            f"{window}; the first, {backgrounds[0].name}, has {backgrounds[0].window}"
+            f"{name}: none of the {len(backgrounds)} backgrounds covers any of its window "
+            f"{window}; the first, {backgrounds[0].name}, has {backgrounds[0].window}; give "
+            "backgrounds of the same sub-array or full frames"
         )
     rule = ClipRule(params.clip == "std", params.sigma, params.maxiters)
     stack = Stack.measured(covering or backgrounds, rule, flag_bits(params.bad_flags))
@@ -240,10 +246,10 @@ def combine_backgrounds(
         progress=progress,
     )
     if not mean.n_usable.any() and not may_be_undefined:
-        names = covering[0].name + (f" and {len(covering) - 1} more" if covering[1:] else "")
+        names = ", ".join(handle.name for handle in covering)
         raise NoBackgroundPixelsError(
-            f"{names}: every background pixel is flagged, masked or not finite; check DQ, or set "
-            "bad_flags"
+            f"{names}: every background pixel is flagged, masked or not finite; check their DQ, or "
+            "say with bad_flags (--bad-flags) which flags matter"
         )
     used = tuple(h.name for h, n in zip(stack.handles, mean.n_usable, strict=True) if n)
     undefined = mean.n_used < params.min_coverage
@@ -297,7 +303,7 @@ def subtract(
         _any_usable(science.load_integration(k)) for k in range(science.n_integrations or 1)
     ):
         raise NoBackgroundPixelsError(
-            f"{science.name}: every science pixel is flagged or not finite; it cannot be corrected"
+            f"{science.name}: every science pixel is flagged or not finite; check its DQ and SCI"
         )
     return Subtraction(
         science=science,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -116,7 +117,7 @@ def write_report(
                 notes=FIGURE_NOTES,
             )
         )
-        with page_part.open("w", encoding="utf-8") as file:
+        with page_part.open("w", encoding="utf-8", errors="replace") as file:
             file.writelines(stream)
     return page
 
@@ -191,4 +192,5 @@ def _data_uri(png: bytes) -> str:
 
 def _link(file_name: str) -> str:
     """Relative address of a product; quoting leaves no scheme such as ``javascript:``."""
-    return "./" + quote(file_name)
+    # As bytes: a name need not be UTF-8.
+    return "./" + quote(os.fsencode(file_name))

@@ -126,7 +126,7 @@ class AverageStep(Step):
 
     def _subtract(
         self, source: Any, model: Any, backgrounds: Sequence[Any], params: AverageParams
-    ) -> tuple[Subtraction, dict[str, str]]:
+    ) -> tuple[Subtraction, list[tuple[str, str]]]:
         is_file = isinstance(source, str | Path)
         science: ExposureHandle = FileHandle(source) if is_file else ModelHandle(model)
         kept, remarks = check_inputs(
@@ -139,7 +139,7 @@ class AverageStep(Step):
         for text in remarks:
             log.warning("%s", text)
         handles = (science, *kept)
-        return subtraction, {h.name: h.checksum for h in handles if isinstance(h, FileHandle)}
+        return subtraction, [(h.name, h.checksum) for h in handles if isinstance(h, FileHandle)]
 
     def default_suffix(self) -> str:
         """Suffix of the product of an image; that of integrations is ``bsubints``."""

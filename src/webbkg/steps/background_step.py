@@ -90,7 +90,7 @@ class BackgroundStep(background.BackgroundStep):
             log.warning("%s; skipping the subtraction", error)
             return with_status(model, "SKIPPED")
         # Checksums would take longer than the subtraction.
-        return finish(self, model, subtraction, Provenance("average", params, checksums={}))
+        return finish(self, model, subtraction, Provenance("average", params, checksums=[]))
 
     def _params(self) -> AverageParams:
         names = [item.name for item in AverageParams.fields() if item.name not in _INHERITED]
