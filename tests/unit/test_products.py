@@ -250,6 +250,7 @@ def test_pixels_after_the_asdf_extension(files, tmp_path):
     target = tmp_path / "a_bsub.fits"
     result = produce(science, files.backgrounds, target)
     assert names_of(target)[-4:] == ["VAR_BKG", "WEBBKG", "ASDF", "DQ"]
+    assert names_of(target).count("DQ") == 1
     assert_array(target, "DQ", result.exposure.dq)
     assert target.stat().st_size % 2880 == 0
 

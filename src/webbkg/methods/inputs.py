@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from webbkg.errors import InputError
 from webbkg.exposure import ExposureHandle
 
@@ -71,6 +73,12 @@ def check_inputs(
             warnings.append(f"{background.name}: given more than once as background, used once")
         else:
             kept.append(background)
+    warnings += [
+        f"{background.name}: has the same pixels as the science exposure {science.name}; if it is "
+        "the same exposure saved anew, its sources are subtracted from themselves: leave it out"
+        for background in kept
+        if _has_same_pixels(science, background)
+    ]
     problems = _subtracted_already(science) + _of_other_kind(science)
     for background in kept:
         problems += _subtracted_already(background) + _disagreement(science, background)
@@ -82,6 +90,16 @@ def check_inputs(
 def _same(one: ExposureHandle, other: ExposureHandle) -> bool:
     # A handle need not know all other kinds: either may see that they are the same.
     return one.is_same(other) or other.is_same(one)
+
+
+def _has_same_pixels(science: ExposureHandle, background: ExposureHandle) -> bool:
+    """Whether a row of pixels, which noise makes unlike all others, is the same in both."""
+    if science.window != background.window or science.n_integrations != background.n_integrations:
+        return False
+    middle = science.window.ny // 2
+    row = science.load_rows(middle, middle + 1).data
+    other = background.load_rows(middle, middle + 1).data
+    return bool(np.array_equal(row, other, equal_nan=True) and np.unique(row).size > row.size // 2)
 
 
 def _subtracted_already(handle: ExposureHandle) -> list[str]:
