@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from webbkg.errors import InputError, ShapeError, WebbkgWarning
 from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
+from webbkg.io.files import FileHandle, remarks_on_missing
 from webbkg.methods import average as method
 from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams
@@ -99,6 +100,7 @@ def average(
     kept, remarks = check_inputs(handle, others, force=force)
     if not force:
         check_tilts(handle, kept)
+    remarks += remarks_on_missing((handle, *kept))
     result = method.average(handle, kept, params, progress=progress)
     for text in (*remarks, *result.diagnostics.warnings):
         warnings.warn(text, WebbkgWarning, stacklevel=2)
@@ -129,8 +131,6 @@ def handle_of(exposure: ExposureLike, *, place: Window | None = None) -> Exposur
         If a bare array does not have the shape of its place.
     """
     if isinstance(exposure, str | Path):
-        from webbkg.io.files import FileHandle
-
         return FileHandle(exposure)
     if isinstance(exposure, np.ndarray):
         if place is not None and exposure.shape[-2:] != place.shape:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from webbkg.errors import NoOverlapError, ShapeError
 
-__all__ = ["Exposure", "ExposureHandle", "MemoryHandle", "Window"]
+__all__ = ["Exposure", "ExposureHandle", "MemoryHandle", "Scratch", "ScratchLoader", "Window"]
 
 FloatArray = NDArray[np.float32]
 FlagArray = NDArray[np.uint32]
@@ -194,6 +195,49 @@ class Exposure:
         return int(self.data.shape[0]) if self.data.ndim == 3 else 1
 
 
+class Scratch:
+    """
+    Memory that is used again and again, by one thread.
+
+    Fresh memory for every band of every exposure would cost as much time as the arithmetic: the
+    system hands it out page by page.
+
+    Examples
+    --------
+    >>> scratch = Scratch()
+    >>> first = scratch.array("SCI", (2, 3), np.float32)
+    >>> first[:] = 1.0
+    >>> scratch.array("SCI", (6,), np.float32)
+    array([1., 1., 1., 1., 1., 1.], dtype=float32)
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """
+        Give an array whose values are whatever was there before.
+
+        Parameters
+        ----------
+        name : str
+            Arrays of one name share their memory; a new one ends those given before.
+        shape : tuple of int
+            Shape.
+        dtype : data type
+            Type of the values.
+
+        Returns
+        -------
+        numpy.ndarray
+            C-contiguous array.
+        """
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._memory or self._memory[name].size < n_bytes:
+            self._memory[name] = np.empty(n_bytes, np.uint8)
+        return self._memory[name][:n_bytes].view(dtype).reshape(shape)
+
+
 @runtime_checkable
 class ExposureHandle(Protocol):
     """
@@ -232,6 +276,14 @@ class ExposureHandle(Protocol):
 
     def load_integration(self, index: int) -> Exposure:
         """Load one integration as a 2-D exposure (index 0 of a 2-D exposure is itself)."""
+
+
+@runtime_checkable
+class ScratchLoader(Protocol):
+    """A handle that can load into memory that is used again."""
+
+    def load_rows_into(self, scratch: Scratch, start: int, stop: int) -> Exposure:
+        """Load rows into scratch memory; they are valid until that is used again."""
 
 
 class MemoryHandle:

@@ -29,11 +29,13 @@ def exposure(value, window=None, **meta):
     return Exposure(array, array * 0 + 1, np.zeros(window.shape, np.uint32), window, meta=meta)
 
 
-def write(path, value, **keywords):
+def write(path, value, *, with_dq=True, **keywords):
     primary = fits.PrimaryHDU()
     primary.header.update({"INSTRUME": "MIRI", "SUBSTRT1": 1, "SUBSTRT2": 1} | keywords)
     image = np.full(SHAPE, value, np.float32)
     hdus = [primary, fits.ImageHDU(image, name="SCI"), fits.ImageHDU(image * 0 + 1, name="ERR")]
+    if with_dq:
+        hdus.append(fits.ImageHDU(np.zeros(SHAPE, np.uint32), name="DQ"))
     fits.HDUList(hdus).writeto(path)
     return path
 
@@ -71,6 +73,12 @@ def test_everything_that_holds_an_exposure(tmp_path):
         assert background_of(result) == 10.0
     assert result.used == ("b1_rate.fits", "b2_rate.fits", "array", "exposure", "handle")
     assert background_of(average(exposure(12.0), tuple(sky))) == 10.0
+
+
+def test_file_without_flags_is_told(tmp_path):
+    science = write(tmp_path / "s_rate.fits", 12.0, with_dq=False)
+    with pytest.warns(WebbkgWarning, match=r"^s_rate.fits: has no DQ, so no pixel is flagged$"):
+        average(science, [flat(9.0), flat(10.0), flat(11.0)])
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "array", "exposure", "handle"])

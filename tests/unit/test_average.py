@@ -266,7 +266,7 @@ def test_backgrounds_without_overlap_are_left_out():
 def test_no_overlap_at_all():
     sky = [placed(Window(0, 0, 4, 4), name="a.fits"), placed(Window(0, 5, 4, 4), name="b.fits")]
     message = (
-        "array: none of the 2 backgrounds covers any of its window Window(y0=5, x0=5, ny=8, "
+        "s_rate.fits: none of the 2 backgrounds covers any of its window Window(y0=5, x0=5, ny=8, "
         "nx=9); the first, a.fits, has Window(y0=0, x0=0, ny=4, nx=4); give backgrounds of the "
         "same sub-array or full frames"
     )

@@ -79,7 +79,7 @@ def test_what_is_not_measured_has_no_keyword():
 def test_history():
     found, *_ = made = history(subtraction(n=1), provenance())
     assert found == (
-        f"webbkg {webbkg.__version__} average: subtracted the mean of 1 background exposures, "
+        f"webbkg {webbkg.__version__} average: subtracted the mean of 1 background exposure, "
         "median level 10"
     )
     assert made[1] == (

@@ -21,7 +21,7 @@ from webbkg.errors import (
 from webbkg.exposure import ExposureHandle
 from webbkg.io.associations import read_association
 from webbkg.io.atomic import check_free, make_directory
-from webbkg.io.files import FileHandle
+from webbkg.io.files import FileHandle, remarks_on_missing
 from webbkg.io.products import product_stem, write_combined_background, write_product
 from webbkg.io.provenance import Provenance
 from webbkg.methods.agreement import check_tilts
@@ -337,15 +337,7 @@ class _Work:
         kept, remarks = check_inputs(science, backgrounds, force=self._force)
         if not self._force:
             check_tilts(science, kept)
-        remarks += [
-            f"{handle.name}: has no {' and no '.join(handle.missing)}, so "
-            + " and ".join(
-                {"ERR": "its errors are unknown", "DQ": "no pixel is flagged"}[key]
-                for key in handle.missing
-            )
-            for handle in (science, *kept)
-            if isinstance(handle, FileHandle) and handle.missing
-        ]
+        remarks += remarks_on_missing((science, *kept))
         return science, [h for h in kept if isinstance(h, FileHandle)], remarks
 
     def _handle(self, path: Path) -> FileHandle:

@@ -14,21 +14,21 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.errors import InputError, ShapeError, WebbkgError
-from webbkg.exposure import Exposure, ExposureHandle, Window
+from webbkg.exposure import Exposure, ExposureHandle, Scratch, Window
 from webbkg.io.headers import RawHeader, scan_headers
 from webbkg.io.keywords import meta_of, window_of
 
-__all__ = ["FileHandle", "checksum"]
+__all__ = ["FileHandle", "checksum", "remarks_on_missing"]
 
 #: DQ is stored as signed integers with this offset, as FITS has no unsigned ones.
 _UNSIGNED_OFFSET = 2.0**31
@@ -50,16 +50,20 @@ class _Pixels:
     zero: float
     blank: float | None
 
-    def load(self, stream: BinaryIO, planes: Sequence[int], rows: slice) -> NDArray[Any]:
+    def load(
+        self, descriptor: int, planes: Sequence[int], rows: slice, scratch: Scratch
+    ) -> NDArray[Any]:
         """Rows of some planes, one after another: uint32 if it is DQ, float32 if not."""
         # numba takes longer to import than a command line may take to show its help.
         from webbkg.kernels.decode import swap_bytes
 
         ny, nx = self.shape[-2:]
-        stored = np.empty((len(planes), (rows.stop - rows.start) * nx), self.dtype)
+        shape = (len(planes), (rows.stop - rows.start) * nx)
+        stored = scratch.array(self.extension, shape, self.dtype)
         for target, plane in zip(stored, planes, strict=True):
-            stream.seek(self.offset + self.dtype.itemsize * nx * (plane * ny + rows.start))
-            if stream.readinto(target.data.cast("B")) != target.nbytes:  # type: ignore[attr-defined]
+            start = self.offset + self.dtype.itemsize * nx * (plane * ny + rows.start)
+            os.lseek(descriptor, start, os.SEEK_SET)
+            if os.readv(descriptor, [target.data]) != target.nbytes:
                 raise OSError(f"extension {self.extension} ends early")
         is_dq = self.extension == "DQ"
         usual = (np.dtype(">i4"), 1.0, _UNSIGNED_OFFSET) if is_dq else (np.dtype(">f4"), 1.0, 0.0)
@@ -70,7 +74,9 @@ class _Pixels:
         values = stored.astype(np.float64) * self.scale + self.zero
         if self.blank is not None:
             values[stored == self.blank] = np.nan
-        return values.astype(np.uint32 if is_dq else np.float32)
+        with np.errstate(over="ignore"):
+            # Beyond float32 is infinite, which nothing uses.
+            return values.astype(np.uint32 if is_dq else np.float32)
 
 
 class FileHandle:
@@ -205,7 +211,7 @@ class FileHandle:
             other._file
         )
 
-    @property
+    @cached_property
     def missing(self) -> tuple[str, ...]:
         """ERR and DQ, if the file does not have them."""
         return tuple(name for name in ("ERR", "DQ") if name not in self._images)
@@ -216,9 +222,13 @@ class FileHandle:
 
     def load_rows(self, start: int, stop: int) -> Exposure:
         """Load rows ``start`` to ``stop`` (0-based in the exposure, half-open)."""
+        return self.load_rows_into(Scratch(), start, stop)
+
+    def load_rows_into(self, scratch: Scratch, start: int, stop: int) -> Exposure:
+        """Load rows into scratch memory; they are valid until that is used again."""
         whole = self._window
         part = Window(whole.y0 + start, whole.x0, stop - start, whole.nx)
-        return self._load(slice(start, stop), part)
+        return self._load(slice(start, stop), part, scratch=scratch)
 
     def load_integration(self, index: int) -> Exposure:
         """Load one integration as a 2-D exposure (index 0 of a 2-D exposure is itself)."""
@@ -226,17 +236,29 @@ class FileHandle:
             return self.load()
         return self._load(slice(0, self._window.ny), self._window, index)
 
-    def _load(self, rows: slice, window: Window, integration: int | None = None) -> Exposure:
+    def _load(
+        self,
+        rows: slice,
+        window: Window,
+        integration: int | None = None,
+        scratch: Scratch | None = None,
+    ) -> Exposure:
+        memory = scratch or Scratch()
         shape = window.shape if integration is not None else (*self._shape[:-2], *window.shape)
         planes = range(self.n_integrations or 1) if integration is None else (integration,)
-        arrays: dict[str, NDArray[Any]] = {
-            "ERR": np.broadcast_to(np.float32(np.nan), shape),
-            "DQ": np.broadcast_to(np.uint32(0), shape),
-        }
+        arrays: dict[str, NDArray[Any]] = {}
+        if "ERR" in self.missing:
+            arrays["ERR"] = np.broadcast_to(np.float32(np.nan), shape)
+        if "DQ" in self.missing:
+            arrays["DQ"] = np.broadcast_to(np.uint32(0), shape)
         try:
-            with self._file.open("rb", buffering=0) as stream:
+            # Python's file objects would take longer to make than a band takes to be read.
+            descriptor = os.open(self._file, os.O_RDONLY)
+            try:
                 for name, image in self._images.items():
-                    arrays[name] = image.load(stream, planes, rows).reshape(shape)
+                    arrays[name] = image.load(descriptor, planes, rows, memory).reshape(shape)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _not_readable(self.path, error) from error
         return Exposure(
@@ -247,6 +269,29 @@ class FileHandle:
             name=self.name,
             meta=self._meta,
         )
+
+
+def remarks_on_missing(handles: Iterable[ExposureHandle]) -> list[str]:
+    """
+    Say which files lack errors or flags, which may be a sign that they are cut short.
+
+    Parameters
+    ----------
+    handles : iterable of ExposureHandle
+        Exposures; those that are no files are passed over.
+
+    Returns
+    -------
+    list of str
+        Sentences for the user.
+    """
+    meaning = {"ERR": "its errors are unknown", "DQ": "no pixel is flagged"}
+    return [
+        f"{handle.name}: has no {' and no '.join(handle.missing)}, so "
+        + " and ".join(meaning[name] for name in handle.missing)
+        for handle in handles
+        if isinstance(handle, FileHandle) and handle.missing
+    ]
 
 
 def checksum(path: Path) -> str:

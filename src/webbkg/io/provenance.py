@@ -127,7 +127,8 @@ def history(subtraction: Subtraction, provenance: Provenance) -> list[str]:
     found = subtraction.diagnostics
     what = (
         f"webbkg {__version__} {provenance.method}: subtracted the mean of "
-        f"{found.n_backgrounds} background exposures, median level {found.level:.6g}"
+        f"{found.n_backgrounds} background exposure{'s' * (found.n_backgrounds != 1)}, "
+        f"median level {found.level:.6g}"
     )
     how = (
         f"clipping: {found.clip_rule}; {100 * found.clipped_fraction:.3g} % of the values rejected"

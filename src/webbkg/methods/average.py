@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from webbkg.errors import InputError, NoBackgroundPixelsError, NoOverlapError
+from webbkg.errors import InputError, NoBackgroundPixelsError, NoOverlapError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, Window
 from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, flag_bits
 from webbkg.params import Params, param
@@ -297,7 +297,14 @@ def subtract(
     ------
     NoBackgroundPixelsError
         If no science pixel is usable.
+    ShapeError
+        If the background was made for another window.
     """
+    if science.window != combined.template.window:
+        raise ShapeError(
+            f"{science.name}: has the window {science.window} but the background was made for "
+            f"{combined.template.window}; combine the backgrounds for this exposure"
+        )
     middle = science.window.ny // 2
     if not _any_usable(science.load_rows(middle, middle + 1)) and not any(
         _any_usable(science.load_integration(k)) for k in range(science.n_integrations or 1)

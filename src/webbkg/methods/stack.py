@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.errors import NoOverlapError, ParameterError
-from webbkg.exposure import Exposure, ExposureHandle, FlagArray, FloatArray, Window
+from webbkg.exposure import (
+    Exposure,
+    ExposureHandle,
+    FlagArray,
+    FloatArray,
+    Scratch,
+    ScratchLoader,
+    Window,
+)
 from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
 from webbkg.kernels.decode import prepare_pixels
 from webbkg.kernels.noise import StackNoise, measure_stack
@@ -150,7 +158,7 @@ class Stack:
         variances = np.concatenate([band.variances for band in loaded], axis=1)
         return replace(stack, exposures=measure_stack(values, variances))
 
-    def load(self, region: Window, scratch: _Scratch | None = None) -> _Band:
+    def load(self, region: Window, scratch: Scratch | None = None) -> _Band:
         """
         Load one region of all exposures, integrations combined, at its place.
 
@@ -158,7 +166,7 @@ class Stack:
         ----------
         region : Window
             Part of the detector.
-        scratch : _Scratch, optional
+        scratch : Scratch, optional
             Memory to use; the band is valid until it is used again.
 
         Returns
@@ -167,27 +175,28 @@ class Stack:
             NaN where an exposure has no usable value.
         """
         n, n_pixels = len(self.handles), region.ny * region.nx
-        values, variances = (scratch or _Scratch()).stacks(n, n_pixels)
+        memory = scratch or Scratch()
+        values, variances = memory.array("stack", (2, n, n_pixels), np.float32)
         band = _Band(values, variances, np.zeros(n_pixels, np.uint32), np.zeros((n, 2), np.int64))
         for index, handle in enumerate(self.handles):
             if handle.window.overlaps(region):
-                band.counts[index] = self._load_one(index, handle, region, band)
+                band.counts[index] = self._load_one(index, handle, region, band, memory)
             else:
                 values[index] = np.nan
         return band
 
     def _load_one(
-        self, index: int, handle: ExposureHandle, region: Window, band: _Band
+        self, index: int, handle: ExposureHandle, region: Window, band: _Band, scratch: Scratch
     ) -> tuple[int, int]:
         """Fill in one exposure; return how many values are usable, and of unknown variance."""
         shared = handle.window.intersection(region)
-        part = _cut_columns(_load_region(handle, shared), shared)
+        part = _cut_columns(_load_region(handle, shared, scratch), shared)
         offset = float(self.exposures.offsets[index])
         whole = shared == region and part.data.ndim == 2
         plane = _Plane.of(band, index) if whole else _Plane.empty(shared.ny * shared.nx)
         if part.data.ndim == 3:
             values, variances = self._prepare_integrations(
-                part, self.integrations[index].offsets, plane.flags
+                part, self.integrations[index].offsets, plane.flags, scratch
             )
             combined = self.rule.combine(values, variances, self.integrations[index].factors)
             usable = np.isfinite(combined.mean)
@@ -206,12 +215,16 @@ class Stack:
         return counts
 
     def _prepare_integrations(
-        self, part: Exposure, offsets: NDArray[np.float64], flags: FlagArray
+        self,
+        part: Exposure,
+        offsets: NDArray[np.float64],
+        flags: FlagArray,
+        scratch: Scratch,
     ) -> tuple[FloatArray, FloatArray]:
         """Values and variances of all integrations; their flags are OR-ed into the last one."""
         n_integrations, n_rows, n_columns = part.data.shape
-        values = np.empty((n_integrations, n_rows * n_columns), np.float32)
-        variances = np.empty_like(values)
+        shape = (2, n_integrations, n_rows * n_columns)
+        values, variances = scratch.array("integrations", shape, np.float32)
         for k in range(n_integrations):
             prepare_pixels(
                 *_flat(part, k), self.bad_bits, offsets[k], values[k], variances[k], flags
@@ -224,6 +237,7 @@ class Stack:
                 _cut_columns(_load_region(handle, region), region),
                 np.zeros(handle.n_integrations or 1),
                 np.zeros(region.ny * region.nx, np.uint32),
+                Scratch(),
             )
             for region in _sample_regions(handle.window)
         ]
@@ -241,26 +255,6 @@ class _Band:
     variances: FloatArray
     flags: FlagArray
     counts: NDArray[np.int64]
-
-
-class _Scratch:
-    """
-    Memory for the stacks of one band after another.
-
-    Fresh memory for every band would cost as much time as the arithmetic: the system hands it out
-    page by page.
-    """
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.float32)
-
-    def stacks(self, n: int, n_pixels: int) -> tuple[FloatArray, FloatArray]:
-        """Two uninitialised arrays of shape ``(n, n_pixels)``; they end those given before."""
-        size = 2 * n * n_pixels
-        if self._memory.size < size:
-            self._memory = np.empty(size, np.float32)
-        values, variances = self._memory[:size].reshape(2, n, n_pixels)
-        return values, variances
 
 
 class _Plane(NamedTuple):
@@ -361,7 +355,7 @@ def combine_stack(
 
     def combine_band(region: Window) -> None:
         if not hasattr(local, "scratch"):
-            local.scratch = _Scratch()
+            local.scratch = Scratch()
         band = stack.load(region, local.scratch)
         combined = stack.rule.combine(band.values, band.variances, stack.exposures.factors)
         rows, _ = window.slices(region)
@@ -421,8 +415,12 @@ def _sample_regions(window: Window) -> list[Window]:
     return [Window(y, window.x0, n_rows, window.nx) for y in starts]
 
 
-def _load_region(handle: ExposureHandle, region: Window) -> Exposure:
+def _load_region(
+    handle: ExposureHandle, region: Window, scratch: Scratch | None = None
+) -> Exposure:
     start = region.y0 - handle.window.y0
+    if scratch is not None and isinstance(handle, ScratchLoader):
+        return handle.load_rows_into(scratch, start, start + region.ny)
     return handle.load_rows(start, start + region.ny)
 
 
