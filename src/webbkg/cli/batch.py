@@ -332,7 +332,7 @@ class _Work:
         return replace(subtraction, diagnostics=replace(found, warnings=warnings))
 
     def _open(self, job: Job) -> tuple[FileHandle, list[FileHandle], list[str]]:
-        science = self._handle(job.science)
+        science = self._handles.get(job.science) or FileHandle(job.science)
         backgrounds: list[ExposureHandle] = [self._handle(path) for path in job.backgrounds]
         kept, remarks = check_inputs(science, backgrounds, force=self._force)
         if not self._force:
