@@ -75,7 +75,7 @@ def clip_by_std(
     Parameters
     ----------
     values : numpy.ndarray
-        float32, shape ``(n, n_pixels)``, C-contiguous; NaN values are not used.
+        Values, float32, shape ``(n, n_pixels)``, C-contiguous; NaN values are not used.
     variances : numpy.ndarray
         Variance of each value, float32, same shape; NaN where it is unknown.
     sigma : float
@@ -122,7 +122,7 @@ def clip_by_noise(
     Parameters
     ----------
     values : numpy.ndarray
-        float32, shape ``(n, n_pixels)``, C-contiguous; NaN values are not used.
+        Values, float32, shape ``(n, n_pixels)``, C-contiguous; NaN values are not used.
     variances : numpy.ndarray
         Variance of each value, float32, same shape; NaN where it is unknown.
     k_low, k_high : float

@@ -22,7 +22,7 @@ def swap_bytes(words, flip):
     Parameters
     ----------
     words : numpy.ndarray
-        uint32, 1-D; the bits of any 32-bit type.
+        Words, uint32, 1-D; the bits of any 32-bit type.
     flip : int
         Bits inverted afterwards: the highest one makes unsigned integers of those that FITS
         stores with an offset.
