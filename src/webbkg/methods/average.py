@@ -274,7 +274,11 @@ def combine_backgrounds(
 
 
 def subtract(
-    science: ExposureHandle, combined: CombinedBackground, params: AverageParams
+    science: ExposureHandle,
+    combined: CombinedBackground,
+    params: AverageParams,
+    *,
+    may_be_unusable: bool = False,
 ) -> Subtraction:
     """
     Subtract a combined background from a science exposure.
@@ -287,6 +291,8 @@ def subtract(
         What `combine_backgrounds` made.
     params : AverageParams
         Parameters.
+    may_be_unusable : bool, optional
+        Whether a science exposure without any usable pixel is corrected like any other.
 
     Returns
     -------
@@ -305,10 +311,7 @@ def subtract(
             f"{science.name}: has the window {science.window} but the background was made for "
             f"{combined.template.window}; combine the backgrounds for this exposure"
         )
-    middle = science.window.ny // 2
-    if not _any_usable(science.load_rows(middle, middle + 1)) and not any(
-        _any_usable(science.load_integration(k)) for k in range(science.n_integrations or 1)
-    ):
+    if not may_be_unusable and not _has_usable_pixels(science):
         raise NoBackgroundPixelsError(
             f"{science.name}: every science pixel is flagged or not finite; check its DQ and SCI"
         )
@@ -320,6 +323,14 @@ def subtract(
         scales=(1.0,),
         propagate_errors=params.errors == "propagate",
         flag_bits=combined.flags,
+    )
+
+
+def _has_usable_pixels(science: ExposureHandle) -> bool:
+    # Nearly always one row tells, which spares loading the rest.
+    middle = science.window.ny // 2
+    return _any_usable(science.load_rows(middle, middle + 1)) or any(
+        _any_usable(science.load_integration(k)) for k in range(science.n_integrations or 1)
     )
 
 

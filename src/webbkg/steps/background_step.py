@@ -15,9 +15,8 @@ from webbkg.io.files import FileHandle
 from webbkg.io.models import ModelHandle
 from webbkg.io.provenance import Provenance
 from webbkg.methods.agreement import check_tilts
-from webbkg.methods.average import AverageParams, combine_backgrounds
+from webbkg.methods.average import AverageParams, combine_backgrounds, subtract
 from webbkg.params import spec_of
-from webbkg.results import Subtraction
 from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
 
 __all__ = ["BackgroundStep"]
@@ -85,7 +84,12 @@ class BackgroundStep(background.BackgroundStep):
         backgrounds = [_handle_of(item) for item in items]
         try:
             _check_tilts(science, backgrounds)
-            subtraction = _subtract(science, backgrounds, params)
+            # The pipeline corrects what has no usable pixel, and calls it COMPLETE where no
+            # background covers anything.
+            combined = combine_backgrounds(
+                science.window, backgrounds, params, may_be_undefined=True
+            )
+            subtraction = subtract(science, combined, params, may_be_unusable=True)
         except NotApplicableError as error:
             log.warning("%s; skipping the subtraction", error)
             return with_status(model, "SKIPPED")
@@ -123,21 +127,3 @@ def _check_tilts(science: ExposureHandle, backgrounds: Sequence[ExposureHandle])
     except InputError as error:
         # The type of error that the pipeline gives when it compares missing tilts.
         raise TypeError(str(error)) from error
-
-
-def _subtract(
-    science: ExposureHandle, backgrounds: Sequence[ExposureHandle], params: AverageParams
-) -> Subtraction:
-    # The pipeline calls it COMPLETE where no background covers anything, too.
-    combined = combine_backgrounds(science.window, backgrounds, params, may_be_undefined=True)
-    # Not by `webbkg.methods.average.subtract`, which refuses an exposure without usable pixels:
-    # the pipeline corrects it like any other.
-    return Subtraction(
-        science=science,
-        template=combined.template,
-        used=combined.used,
-        diagnostics=combined.diagnostics,
-        scales=(1.0,),
-        propagate_errors=params.errors == "propagate",
-        flag_bits=combined.flags,
-    )
