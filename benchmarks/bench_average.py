@@ -166,6 +166,8 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     chosen = options.only or [*CASES, *MEMORY_CASES]
     print(f"{len(os.sched_getaffinity(0))} processors, {options.rounds} rounds")
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for name, (number, n_integrations, shape, _) in CASES.items():
             if name in chosen:

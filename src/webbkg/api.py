@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from webbkg.errors import InputError, ShapeError, WebbkgWarning
+from webbkg.errors import InputError, ParameterError, ShapeError, WebbkgWarning
 from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
 from webbkg.io.files import FileHandle, remarks_on_missing
 from webbkg.methods import average as method
@@ -65,6 +65,8 @@ def average(
     ------
     InputError
         If a file cannot be used or the exposures do not belong together.
+    ParameterError
+        If `params` is not what it should be, or its ``max_memory`` too little.
     NotApplicableError
         If NIRSpec's grating wheel stood another way in a background.
     ShapeError
@@ -93,6 +95,11 @@ def average(
     >>> result.exposure.data[0, 0], result.exposure.err[0, 0].round(2)
     (np.float32(1.0), np.float32(0.36))
     """
+    if not isinstance(params, AverageParams | None):
+        raise ParameterError(
+            f"params must be an AverageParams, got {type(params).__name__}; write "
+            "AverageParams(sigma=3.0) or AverageParams.build(preset='pipeline')"
+        )
     handle = handle_of(science)
     if isinstance(backgrounds, str | Path | np.ndarray) or not isinstance(backgrounds, Sequence):
         backgrounds = [backgrounds]

@@ -34,6 +34,8 @@ class AverageDiagnostics:
         Fraction of the science pixels with a background value.
     level : float
         Median of the subtracted background, unit of the data.
+    disputed_fraction : float
+        Fraction of the pixels whose kept values still differ by more than their noise.
     noise_factors : tuple of float
         Measured noise over ERR of each background (1 where too few pixels measure it).
     level_offsets : tuple of float
@@ -49,6 +51,7 @@ class AverageDiagnostics:
     clipped_fraction: float
     coverage: float
     level: float
+    disputed_fraction: float = 0.0
     noise_factors: tuple[float, ...] = ()
     level_offsets: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -100,14 +103,18 @@ class Subtraction:
 
         0 where nothing was subtracted, NaN where the error of the background is unknown.
         """
-        var: FloatArray = np.square(self.template.err)
-        var[self.template.undefined] = 0.0
-        return var
+        with np.errstate(over="ignore"):
+            return np.square(self._added)
 
     @cached_property
     def _subtracted(self) -> FloatArray:
         """The background, 0 where it is undefined."""
         return np.where(self.template.undefined, np.float32(0.0), self.background)
+
+    @cached_property
+    def _added(self) -> FloatArray:
+        """Error added to that of each plane; 0 where nothing is subtracted."""
+        return np.where(self.template.undefined, np.float32(0.0), self.template.err)
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -151,9 +158,8 @@ class Subtraction:
         data = np.subtract(science.data, self._subtracted, dtype=np.float32)
         err = science.err
         if self.propagate_errors:
-            err = np.square(science.err)
-            err += self.background_var
-            np.sqrt(err, out=err)
+            # Not the root of squares: those of the errors of bad pixels do not fit float32.
+            err = np.hypot(science.err, self._added)
         return Exposure(
             data=data,
             err=err,

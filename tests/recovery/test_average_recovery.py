@@ -278,3 +278,21 @@ def test_errors_that_are_too_small_do_not_reject_good_values(n):
     np.testing.assert_allclose(factors, 1.6, rtol=0.06)
     assert rejected < max(2 * floor, 1e-4)
     assert all(set(result.diagnostics.noise_factors) == {1.0} for result in honest)
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_level_drift_in_the_smallest_sub_array(n):
+    """64x72 pixels: clipping must not take a level of another day for an outlier."""
+    rng = np.random.default_rng(11)
+    shape = (64, 72)
+    pulls = []
+    for _ in range(20):
+        levels = SKY * (1.0 + 0.02 * rng.standard_normal(n))
+        sky = [
+            MemoryHandle(rng.normal(level, 0.35, shape), np.full(shape, 0.35)) for level in levels
+        ]
+        science = MemoryHandle(rng.normal(levels.mean(), 0.35, shape), np.full(shape, 0.35))
+        result = average(science, sky, PARAMS)
+        pulls.append(result.exposure.data / result.exposure.err)
+    width = float(np.std(pulls))
+    assert 0.97 <= width <= 1.03

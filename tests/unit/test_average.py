@@ -732,3 +732,30 @@ def test_meta_and_name_of_the_science_stay():
     assert dict(exposure.meta) == {"FILTER": "F770W"}
     assert exposure.data.dtype == exposure.err.dtype == np.float32
     assert exposure.dq.dtype == np.uint32
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_integrations", [None, 2])
+def test_errors_beyond_the_squares_of_float32(n_integrations):
+    """Bad pixels of real products have errors of 1e20 and more."""
+    shape = SHAPE if n_integrations is None else (n_integrations, *SHAPE)
+    err = np.full(shape, 0.3, np.float32)
+    err[..., 0, 0], err[..., 0, 1], err[..., 0, 2] = 3e25, 2e-23, 1e30
+    flags = np.zeros(SHAPE, np.uint32)
+    flags[0, 1:3] = 1
+    sky = [MemoryHandle(np.ones(SHAPE), np.full(SHAPE, 0.8), flags) for _ in range(4)]
+    found = run(MemoryHandle(np.ones(shape), err), sky).exposure.err
+    # Where nothing was subtracted the error is that of the input, bit by bit.
+    np.testing.assert_array_equal(found[..., 0, :3], err[..., 0, :3])
+    np.testing.assert_allclose(found[..., 1:, :], 0.5, rtol=1e-6)
+
+
+def test_backgrounds_that_disagree_have_the_error_of_their_scatter():
+    values = [50.0, 150.0, 170.0]
+    sky = [MemoryHandle(np.full(SHAPE, value), np.full(SHAPE, 0.4)) for value in values]
+    result = run(flat(50.0), sky)
+    # Two of three are kept, and no more can be rejected.
+    assert_everywhere(result.background, 160.0)
+    assert_everywhere(np.sqrt(result.background_var), 10.0)
+    assert result.diagnostics.disputed_fraction == 1.0
+    assert "in 100 % of the pixels the backgrounds differ" in warnings_of(result)[0]

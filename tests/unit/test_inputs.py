@@ -99,10 +99,27 @@ def test_disagreement(keyword, word, theirs):
     )
 
 
-def test_a_keyword_that_one_lacks_is_no_disagreement():
-    assert check_inputs(science(FILTER=None), [handle()])[1] == []
-    assert check_inputs(science(), [handle(GRATING=None)])[1] == []
+def test_a_keyword_that_one_lacks_is_told():
+    doubt = "b_rate.fits: {} missing in it or in the science exposure s_rate.fits, so that it is"
+    for given, keyword in (
+        ((science(FILTER=None), [handle()]), "FILTER"),
+        ((science(), [handle(GRATING=None)]), "GRATING"),
+    ):
+        found = check_inputs(*given)[1]
+        assert len(found) == 1
+        assert found[0].startswith(doubt.format(keyword))
+    # Bare arrays have no keywords at all.
     assert check_inputs(science(), [MemoryHandle(np.zeros((2, 2)))])[1] == []
+
+
+def test_pixels_that_are_not_what_the_header_says():
+    short = handle(SUBSIZE1=1032, SUBSIZE2=1024)
+    with pytest.raises(InputError, match=r"but SUBSIZE2 and SUBSIZE1 say 1024x1032, .*--force"):
+        check_inputs(science(), [short])
+    assert check_inputs(science(), [short], force=True)[1][0].startswith("forced: ")
+    # A slit cut out of a frame keeps the frame's keywords.
+    slit = handle(SUBSIZE1=1032, SUBSIZE2=1024, SLTSIZE1=2, SLTSIZE2=2)
+    assert check_inputs(science(), [slit])[1] == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 
 from webbkg.kernels.noise import MAX_FACTOR, MIN_PIXELS, StackNoise, measure_stack
 
-N_PIXELS = 3 * MIN_PIXELS
+N_PIXELS = 24576
 
 
 def simulated(n, *, seed=1, sigma=1.0, n_pixels=N_PIXELS):

@@ -352,8 +352,9 @@ def _suffix(science: FileHandle) -> str:
 
 def _summary(entry: ReportEntry) -> str:
     numbers = entry.metrics
+    plural = "" if numbers["n_backgrounds"] == 1 else "s"
     return (
-        f"{entry.products['result']}: {numbers['n_backgrounds']} backgrounds, level "
+        f"{entry.products['result']}: {numbers['n_backgrounds']} background{plural}, level "
         f"{numbers['level']:.4g} {numbers['unit']}, noise {numbers['noise_before']:.3g} before, "
         f"{numbers['noise_after']:.3g} after, {numbers['noise_expected']:.3g} expected"
     )

@@ -46,11 +46,14 @@ class Combined(NamedTuple):
         Variance of that mean, float32, same shape; NaN where it is unknown.
     n_used : numpy.ndarray
         Number of kept values, uint16, same shape.
+    n_disputed : int
+        Number of pixels whose kept values differ by more than their noise.
     """
 
     mean: NDArray[np.float32]
     var: NDArray[np.float32]
     n_used: NDArray[np.uint16]
+    n_disputed: int = 0
 
     @classmethod
     def empty(cls, n_pixels: int) -> Combined:
@@ -102,7 +105,7 @@ def clip_by_std(
     """
     result = Combined.empty(values.shape[1])
     _clip_by_std(
-        sorting_network(len(values)), values, variances, sigma, max_iterations or -1, *result
+        sorting_network(len(values)), values, variances, sigma, max_iterations or -1, *result[:3]
     )
     return result
 
@@ -142,9 +145,10 @@ def clip_by_noise(
     A value x of expected noise s is rejected where x - median is above ``k_high s sqrt(1.5)`` or
     below ``-k_low s sqrt(1.5)``. The worst offender goes first and the median is taken anew, so
     that two bright values of four do not pull the limits over to their side. At least
-    ``max(2, n // 2)`` of n usable values are kept. In pixels with values of unknown variance s is
-    the median absolute deviation times 1.4826 and `SMALL_SAMPLE_MAD`, no smaller than the largest
-    known noise.
+    ``max(2, n // 2)`` of n usable values are kept; if they still differ by more, the variance of
+    the mean is that of their scatter where it is larger. In pixels with values of unknown variance
+    s is the median absolute deviation times 1.4826 and `SMALL_SAMPLE_MAD`, no smaller than the
+    largest known noise.
 
     Unlike the standard deviation of the values, the expected noise does not grow with an
     outlier: of N values none can lie further than N / sqrt(N - 1) standard deviations from the
@@ -160,7 +164,7 @@ def clip_by_noise(
     n = len(values)
     factors = np.ones(n) if noise_factors is None else np.ascontiguousarray(noise_factors, float)
     result = Combined.empty(values.shape[1])
-    _clip_by_noise(
+    n_disputed = _clip_by_noise(
         sorting_network(n),
         values,
         variances,
@@ -170,9 +174,9 @@ def clip_by_noise(
         k_high,
         -1 if max_iterations is None else max_iterations,
         SMALL_SAMPLE_MAD,
-        *result,
+        *result[:3],
     )
-    return result
+    return result._replace(n_disputed=n_disputed)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -244,12 +248,13 @@ def _mean(column, first, last):
 
 
 @nb.njit(nogil=True, cache=True)
-def _variance_of_kept(values, variances, q, kept, mean):
+def _variance_of_kept(values, variances, q, kept, mean, disputed):
     """
     Variance of the mean of the kept values.
 
     Values of unknown variance are given the mean variance of the others; if all are unknown, the
-    scatter of the values tells, and for a single value nothing does.
+    scatter of the values tells, and for a single value nothing does. Of disputed values, which
+    differ by more than their noise, the scatter counts if it is larger.
     """
     n_kept, n_known, total, scatter = 0, 0, 0.0, 0.0
     for i in range(values.shape[0]):
@@ -260,11 +265,11 @@ def _variance_of_kept(values, variances, q, kept, mean):
             if variance == variance:
                 n_known += 1
                 total += variance
-    if n_known > 0:
-        return total / n_known / n_kept
-    if n_kept > 1:
-        return scatter / (n_kept - 1) / n_kept
-    return np.nan
+    from_scatter = scatter / (n_kept - 1) / n_kept if n_kept > 1 else np.nan
+    if n_known == 0:
+        return from_scatter
+    from_errors = total / n_known / n_kept
+    return max(from_errors, from_scatter) if disputed else from_errors
 
 
 @nb.njit(nogil=True, cache=True)
@@ -352,7 +357,7 @@ def _clip_by_std(network, values, variances, sigma, max_iterations, mean, var, n
                 for i in range(n):
                     kept[i] = values[i, q] >= low and values[i, q] <= high
                 mean[q] = _mean(column, first, last)
-                var[q] = _variance_of_kept(values, variances, q, kept, mean[q])
+                var[q] = _variance_of_kept(values, variances, q, kept, mean[q], False)
                 n_used[q] = last - first
 
 
@@ -407,12 +412,12 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
 
     Returns
     -------
-    int
-        How many are left.
+    tuple of int and bool
+        How many are left, and whether some of them are still outside their limits.
     """
     at_least = max(2, count // 2)
     left = count
-    while left > at_least and n_rejections != 0:
+    while True:
         median = _median(column, 0, left)
         worst, excess = -1, 1.0
         for i in range(values.shape[0]):
@@ -428,7 +433,9 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
                 if worst < 0 or ratio > excess or tie:
                     excess, worst = ratio, i
         if worst < 0:
-            break
+            return left, False
+        if left <= at_least or n_rejections == 0:
+            return left, True
         kept[worst] = False
         place = 0
         while column[place] != np.float64(values[worst, q]):
@@ -437,11 +444,10 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
             column[i] = column[i + 1]
         left -= 1
         n_rejections -= 1
-    return left
 
 
 @nb.njit(
-    nb.void(
+    nb.int64(
         _NETWORK,
         _STACK_IN,
         _STACK_IN,
@@ -470,6 +476,7 @@ def _clip_by_noise(
     var,
     n_used,
 ):
+    n_disputed = 0
     n, n_pixels = values.shape
     chunk = max(64, min(n_pixels, _CHUNK_VALUES // n))
     ordered = np.empty((n, chunk), np.float32)
@@ -521,7 +528,11 @@ def _clip_by_noise(
             for i in range(n):
                 kept[i] = values[i, q] == values[i, q]
             _expected_noise(values, variances, q, factors, column, count, noise, small_sample)
-            left = _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_rejections)
+            left, disputed = _reject_worst(
+                values, q, noise, k_low, k_high, kept, column, count, n_rejections
+            )
+            n_disputed += disputed
             mean[q] = _mean(column, 0, left)
-            var[q] = _variance_of_kept(values, variances, q, kept, mean[q])
+            var[q] = _variance_of_kept(values, variances, q, kept, mean[q], disputed)
             n_used[q] = left
+    return n_disputed

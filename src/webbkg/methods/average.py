@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AverageParams", "CombinedBackground", "average", "combine_backgrounds", "subtract"]
 
+#: A larger fraction of pixels with disagreeing backgrounds is told.
+_MANY_DISPUTED = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class AverageParams(Params):
@@ -371,6 +374,13 @@ def _diagnose(
             f"clip=std at {params.sigma:g} sigma can reject nothing from {n} values, whose largest "
             f"possible deviation is {n / math.sqrt(n - 1):.2f}; use clip=auto"
         )
+    disputed_fraction = int(mean.n_disputed) / mean.n_used.size
+    if n > 2 and disputed_fraction > _MANY_DISPUTED:
+        warnings.append(
+            f"in {100 * disputed_fraction:.3g} % of the pixels the backgrounds differ by more than "
+            "their noise with too few of them to tell which is right: their error is that of the "
+            "scatter; give more backgrounds"
+        )
     # Pixels that are bad in the backgrounds are bad in the science exposure too: no news.
     unflagged = template.undefined & ((mean.flags & np.uint32(flag_bits(params.bad_flags))) == 0)
     if n_unflagged := int(np.count_nonzero(unflagged)):
@@ -386,6 +396,7 @@ def _diagnose(
         n_backgrounds=n,
         n_used_mean=n_kept / max(1, int(np.count_nonzero(mean.n_used))),
         clipped_fraction=1.0 - n_kept / int(mean.n_usable.sum()) if n else 0.0,
+        disputed_fraction=disputed_fraction,
         coverage=template.coverage,
         level=_sampled_median(template.image),
         noise_factors=tuple(stack.exposures.factors.tolist()),

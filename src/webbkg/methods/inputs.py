@@ -79,9 +79,11 @@ def check_inputs(
         for background in kept
         if _has_same_pixels(science, background)
     ]
-    problems = _subtracted_already(science) + _of_other_kind(science)
+    problems = _subtracted_already(science) + _of_other_kind(science) + _cut_short(science)
     for background in kept:
-        problems += _subtracted_already(background) + _disagreement(science, background)
+        problems += _subtracted_already(background) + _cut_short(background)
+        problems += _disagreement(science, background)
+        warnings += _not_comparable(science, background)
     if problems and not force:
         raise InputError(f"{problems[0]} (--force overrides)")
     return kept, warnings + [f"forced: {problem}" for problem in problems]
@@ -121,6 +123,38 @@ def _of_other_kind(science: ExposureHandle) -> list[str]:
         "average of exposures; use the pipeline's bkg_subtract step"
     )
     return [problem]
+
+
+def _cut_short(handle: ExposureHandle) -> list[str]:
+    """Whether the header promises another size than that of the pixels."""
+    promised = handle.meta.get("SUBSIZE2"), handle.meta.get("SUBSIZE1")
+    # A slit cut out of a frame keeps the frame's keywords beside its own.
+    if None in promised or promised == handle.window.shape or "SLTSIZE1" in handle.meta:
+        return []
+    problem = (
+        f"{handle.name}: SCI is {handle.window.ny}x{handle.window.nx} but SUBSIZE2 and SUBSIZE1 "
+        f"say {promised[0]}x{promised[1]}, so its place on the detector is in doubt; correct the "
+        "keywords or the pixels"
+    )
+    return [problem]
+
+
+def _not_comparable(science: ExposureHandle, background: ExposureHandle) -> list[str]:
+    """Keywords that only one of two exposures has; bare arrays have none."""
+    if not science.meta or not background.meta:
+        return []
+    one_sided = [
+        keyword
+        for keyword in _MUST_AGREE
+        if (keyword in science.meta) != (keyword in background.meta)
+    ]
+    if not one_sided:
+        return []
+    doubt = (
+        f"{background.name}: {', '.join(one_sided)} missing in it or in the science exposure "
+        f"{science.name}, so that it is not sure that they agree"
+    )
+    return [doubt]
 
 
 def _disagreement(science: ExposureHandle, background: ExposureHandle) -> list[str]:

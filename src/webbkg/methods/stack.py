@@ -149,6 +149,9 @@ class Stack:
                 for h in handles
             ),
         )
+        if len(handles) <= 2:
+            # Of two values none is clipped, so that their levels and noise do not matter.
+            return stack
         try:
             common = _common_window(handles)
         except NoOverlapError:
@@ -296,6 +299,8 @@ class StackMean:
         Usable pixels of each exposure inside the window, int64, shape ``(n,)``.
     n_unknown : numpy.ndarray
         Those among them whose variance is unknown, int64, shape ``(n,)``.
+    n_disputed : numpy.ndarray
+        Number of pixels whose kept values differ by more than their noise, int64, shape ``()``.
     """
 
     image: FloatArray
@@ -304,6 +309,7 @@ class StackMean:
     flags: FlagArray
     n_usable: NDArray[np.int64]
     n_unknown: NDArray[np.int64]
+    n_disputed: NDArray[np.int64]
 
 
 def combine_stack(
@@ -348,8 +354,10 @@ def combine_stack(
         flags=np.empty(shape, np.uint32),
         n_usable=np.zeros(len(stack.handles), np.int64),
         n_unknown=np.zeros(len(stack.handles), np.int64),
+        n_disputed=np.zeros((), np.int64),
     )
     counts: list[NDArray[np.int64]] = []
+    disputed: list[int] = []
 
     local = threading.local()
 
@@ -365,6 +373,7 @@ def combine_stack(
         result.flags[rows] = band.flags.reshape(region.shape)
         # Appending is atomic, adding to a shared array is not.
         counts.append(band.counts)
+        disputed.append(combined.n_disputed)
         if progress is not None:
             progress(region.ny / window.ny)
 
@@ -375,6 +384,7 @@ def combine_stack(
     ]
     run_tasks(combine_band, regions, n_threads)
     result.n_usable[:], result.n_unknown[:] = np.sum(counts, axis=0).T
+    result.n_disputed[...] = sum(disputed)
     return result
 
 

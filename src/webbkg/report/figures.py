@@ -160,9 +160,11 @@ def draw_histogram(view: View) -> Figure:
     numbers = view.metrics
     if not math.isfinite(numbers.noise_after):
         return _say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
+    if numbers.noise_after == 0.0:
+        return _say(figure, axes, "most blank pixels have one and the same value")
     widths = (numbers.noise_before, numbers.noise_after, numbers.noise_expected)
     # A before much wider than the after would squeeze the curve that matters into a line.
-    limit = 5.0 * min(np.nanmax(widths), 3.0 * max(numbers.noise_after, 1e-30))
+    limit = 5.0 * min(np.nanmax(widths), 3.0 * numbers.noise_after)
     limit += abs(numbers.level_after)
     edges = np.linspace(-limit, limit, 101)
     curves = (

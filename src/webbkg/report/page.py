@@ -78,8 +78,8 @@ def write_report(
       - ``unit``, ``window`` (``y0 x0 ny nx``, 0-based), ``n_integrations`` (null for 2-D) and
         ``integration_shown`` (0-based, null for 2-D), the one that was measured;
       - ``backgrounds`` (names) and what the method noticed: ``n_backgrounds``, ``clip_rule``,
-        ``n_used_mean``, ``clipped_fraction``, ``coverage``, ``level``, ``noise_factors``,
-        ``level_offsets``;
+        ``n_used_mean``, ``clipped_fraction``, ``disputed_fraction``, ``coverage``, ``level``,
+        ``noise_factors``, ``level_offsets``;
       - the blank sky: ``level_before``, ``level_after``, ``level_after_error``,
         ``noise_before``, ``noise_after``, ``noise_expected``, ``blank_fraction``,
         ``n_pixels``, and ``noise_ratio`` (after over expected);
