@@ -22,7 +22,7 @@ from webbkg.results import Subtraction
 if TYPE_CHECKING:
     from stdatamodels.jwst.datamodels import JwstDataModel  # noqa: TID251
 
-__all__ = ["average", "handle_of"]
+__all__ = ["average", "checked", "handle_of"]
 
 #: What an exposure can be given as.
 ExposureLike: TypeAlias = "str | Path | NDArray[Any] | Exposure | ExposureHandle | JwstDataModel"
@@ -104,14 +104,46 @@ def average(
     if isinstance(backgrounds, str | Path | np.ndarray) or not isinstance(backgrounds, Sequence):
         backgrounds = [backgrounds]
     others = [handle_of(item, place=handle.window) for item in backgrounds]
-    kept, remarks = check_inputs(handle, others, force=force)
-    if not force:
-        check_tilts(handle, kept)
-    remarks += remarks_on_missing((handle, *kept))
+    kept, remarks = checked(handle, others, force=force)
     result = method.average(handle, kept, params, progress=progress)
     for text in (*remarks, *result.diagnostics.warnings):
         warnings.warn(text, WebbkgWarning, stacklevel=2)
     return result
+
+
+def checked(
+    science: ExposureHandle, backgrounds: Sequence[ExposureHandle], *, force: bool = False
+) -> tuple[list[ExposureHandle], list[str]]:
+    """
+    Check that exposures belong together, as Python, the command line and the step all do.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        Science exposure.
+    backgrounds : sequence of ExposureHandle
+        Background exposures.
+    force : bool, optional
+        Use exposures that do not agree.
+
+    Returns
+    -------
+    backgrounds : list of ExposureHandle
+        The backgrounds, each once.
+    remarks : list of str
+        Sentences for the user.
+
+    Raises
+    ------
+    InputError
+        If the exposures do not belong together.
+    NotApplicableError
+        If NIRSpec's grating wheel stood another way in a background.
+    """
+    kept, remarks = check_inputs(science, backgrounds, force=force)
+    if not force:
+        check_tilts(science, kept)
+    return kept, remarks + remarks_on_missing((science, *kept))
 
 
 def handle_of(exposure: ExposureLike, *, place: Window | None = None) -> ExposureHandle:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from webbkg.api import checked
 from webbkg.errors import (
     InputError,
     NoBackgroundPixelsError,
@@ -21,17 +22,15 @@ from webbkg.errors import (
 from webbkg.exposure import ExposureHandle
 from webbkg.io.associations import read_association
 from webbkg.io.atomic import check_free, make_directory
-from webbkg.io.files import FileHandle, remarks_on_missing
+from webbkg.io.files import FileHandle
 from webbkg.io.products import product_stem, write_combined_background, write_product
 from webbkg.io.provenance import Provenance
-from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import (
     AverageParams,
     CombinedBackground,
     combine_backgrounds,
     subtract,
 )
-from webbkg.methods.inputs import check_inputs
 from webbkg.report import ReportEntry, entry_of, failed_entry, skipped_entry, write_report
 from webbkg.results import Subtraction
 
@@ -334,10 +333,7 @@ class _Work:
     def _open(self, job: Job) -> tuple[FileHandle, list[FileHandle], list[str]]:
         science = self._handles.get(job.science) or FileHandle(job.science)
         backgrounds: list[ExposureHandle] = [self._handle(path) for path in job.backgrounds]
-        kept, remarks = check_inputs(science, backgrounds, force=self._force)
-        if not self._force:
-            check_tilts(science, kept)
-        remarks += remarks_on_missing((science, *kept))
+        kept, remarks = checked(science, backgrounds, force=self._force)
         return science, [h for h in kept if isinstance(h, FileHandle)], remarks
 
     def _handle(self, path: Path) -> FileHandle:

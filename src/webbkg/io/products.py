@@ -96,9 +96,7 @@ def write_product(
     OutputError
         If the file exists and may not be replaced, or cannot be written.
     """
-    source = subtraction.science
-    if not isinstance(source, FileHandle):
-        raise InputError(f"{source.name}: is no file, so there is no product to write of it")
+    source = _file_of(subtraction)
     with (
         replacing(target, overwrite=overwrite) as temporary,
         source.plain_path.open("rb") as original,
@@ -135,9 +133,7 @@ def write_combined_background(
     OutputError
         If the file exists and may not be replaced, or cannot be written.
     """
-    source = subtraction.science
-    if not isinstance(source, FileHandle):
-        raise InputError(f"{source.name}: is no file, so there is no product to write of it")
+    source = _file_of(subtraction)
     with source.plain_path.open("rb") as original:
         header = _editable(scan_headers(original)[0])
     for key in ("S_BKDSUB", "NINTS", "CHECKSUM", "DATASUM"):
@@ -153,6 +149,13 @@ def write_combined_background(
         _write_image(stream, "DQ", template.dq)
         _write_image(stream, "COVERAGE", template.n_used.astype(np.int32))
         _write_table(stream, subtraction, provenance)
+
+
+def _file_of(subtraction: Subtraction) -> FileHandle:
+    source = subtraction.science
+    if not isinstance(source, FileHandle):
+        raise InputError(f"{source.name}: is no file, so there is no product to write of it")
+    return source
 
 
 def _write_all_but_pixels(

@@ -9,15 +9,13 @@ from typing import Any, ClassVar
 
 from jwst.stpipe import Step
 
-from webbkg.api import handle_of
+from webbkg.api import checked, handle_of
 from webbkg.errors import NotApplicableError, ParameterError, WebbkgError
 from webbkg.exposure import ExposureHandle
 from webbkg.io.files import FileHandle
 from webbkg.io.models import ModelHandle
 from webbkg.io.provenance import Provenance
-from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams, average
-from webbkg.methods.inputs import check_inputs
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
 from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
@@ -129,10 +127,8 @@ class AverageStep(Step):
     ) -> tuple[Subtraction, list[tuple[str, str]]]:
         is_file = isinstance(source, str | Path)
         science: ExposureHandle = FileHandle(source) if is_file else ModelHandle(model)
-        kept, remarks = check_inputs(
-            science, [handle_of(item) for item in backgrounds], force=self.force
-        )
-        check_tilts(science, kept)
+        others = [handle_of(item) for item in backgrounds]
+        kept, remarks = checked(science, others, force=self.force)
         # stpipe logs None for what was not given.
         log.info("parameters: %s", params.as_dict())
         subtraction = average(science, kept, params)
