@@ -9,6 +9,7 @@ by `param`. An object that exists is valid. The command line's options, the pipe
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import numbers
@@ -229,15 +230,42 @@ class Params:
             values.update(cls.presets[chosen])
         values.update(from_file)
         values.update(overrides or {})
-        known_names = {item.name for item in cls.fields()}
         for name in values:
-            if name not in known_names:
-                where = f" in {config}" if name in from_file else ""
-                raise ParameterError(
-                    f"{cls.table} has no parameter {name!r}{where}; known are "
-                    + ", ".join(sorted(known_names))
-                )
+            cls._check_name(name, f" in {config}" if name in from_file else "")
         return cls(**values)
+
+    def changed(self, **values: Any) -> Self:
+        """
+        Make parameters that differ in some values.
+
+        Parameters
+        ----------
+        **values
+            New values by name.
+
+        Returns
+        -------
+        Params
+            Valid parameters.
+
+        Raises
+        ------
+        ParameterError
+            If a name or value is not allowed.
+        """
+        for name in values:
+            self._check_name(name)
+        return dataclasses.replace(self, **values)
+
+    @classmethod
+    def _check_name(cls, name: str, where: str = "") -> None:
+        known = sorted(item.name for item in cls.fields())
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ParameterError(
+                f"{cls.table} has no parameter {name!r}{where}{hint}; known are {', '.join(known)}"
+            )
 
     @classmethod
     def _read_table(cls, path: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from webbkg.errors import ParameterError, ShapeError
 from webbkg.exposure import Window
+from webbkg.sim.geometry import Pointing
 
-__all__ = ["DetectorPattern", "Galaxy", "Layer", "Pointing", "Sky", "Source", "Stars"]
+__all__ = ["DetectorPattern", "Galaxy", "Layer", "Sky", "Source", "Stars"]
 
 Image = NDArray[np.float32]
 Grid = NDArray[np.float64]
@@ -22,22 +23,8 @@ Grid = NDArray[np.float64]
 #: Surface brightness below which a star's wings are left out [DN/s per pixel]: 1/3000 of the
 #: noise of a MIRI exposure, so that the edge of a stamp can never be seen.
 FAINTEST = 1e-4
-
-
-@dataclass(frozen=True)
-class Pointing:
-    """
-    Where a dither puts the sky on the detector.
-
-    Parameters
-    ----------
-    dx, dy : float
-        Shift of the sky along columns and rows [px]: what lies at ``(x, y)`` of the sky plane is
-        seen at ``(x + dx, y + dy)`` of the detector.
-    """
-
-    dx: float = 0.0
-    dy: float = 0.0
+#: Exponent of the wings of the PSF.
+MOFFAT_BETA = 2.5
 
 
 @dataclass(frozen=True)
@@ -49,16 +36,22 @@ class Source:
     ----------
     kind : str
         Name of the layer that holds it.
-    x, y : float
-        Position on the sky plane: the 0-based detector pixel at dither zero.
+    ra, dec : float
+        Position, ICRS [deg].
     flux : float
         Total flux [DN/s].
+    is_extended : bool, optional
+        Whether it is more than a point.
+    radius : float, optional
+        Radius that holds half of the light [arcsec], 0 for a point.
     """
 
     kind: str
-    x: float
-    y: float
+    ra: float
+    dec: float
     flux: float
+    is_extended: bool = False
+    radius: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +77,7 @@ class Layer(ABC):
         Parameters
         ----------
         pointing : Pointing
-            Dither; layers fixed to the detector ignore it.
+            Where the exposure looks; layers fixed to the detector ignore it.
         window : Window
             Pixels of the detector wanted. An image of a sub-array is a cut-out of the full frame.
 
@@ -180,8 +173,8 @@ class Stars(Layer):
 
     Parameters
     ----------
-    x, y : numpy.ndarray
-        Positions on the sky plane, 0-based detector pixels at dither zero, shape ``(n,)``.
+    ra, dec : numpy.ndarray
+        Positions, ICRS [deg], shape ``(n,)``.
     flux : numpy.ndarray
         Total fluxes, positive [DN/s], shape ``(n,)``.
     fwhm : float, optional
@@ -201,21 +194,23 @@ class Stars(Layer):
     ``I(r) = flux (beta - 1) / (pi alpha^2) (1 + r^2 / alpha^2)^-beta`` (Moffat 1969), sampled at
     pixel centres; from a FWHM of 2 px the sum over pixels is the flux to better than 1e-4. Wings
     are drawn down to `FAINTEST`, which keeps more than 99.5 % of the flux of a 10 DN/s star.
+    Images are as after division by a flat field, which makes an even surface brightness even: a
+    star in a larger pixel is fainter by the pixel's area relative to that of the reference pixel.
     """
 
     is_source: ClassVar[bool] = True
     name: str = "stars"
-    x: Grid
-    y: Grid
+    ra: Grid
+    dec: Grid
     flux: Grid
     fwhm: float = 2.4
-    beta: float = 2.5
+    beta: float = MOFFAT_BETA
 
     def __post_init__(self) -> None:
-        if not len(self.x) == len(self.y) == len(self.flux):
+        if not len(self.ra) == len(self.dec) == len(self.flux):
             raise ShapeError(
-                f"{self.name}: {len(self.x)} x and {len(self.y)} y positions do not fit "
-                f"{len(self.flux)} fluxes; give one of each per star"
+                f"{self.name}: {len(self.ra)} right ascensions and {len(self.dec)} declinations do "
+                f"not fit {len(self.flux)} fluxes; give one of each per star"
             )
         if not (np.all(np.asarray(self.flux) > 0) and self.fwhm > 0 and self.beta > 1):
             raise ParameterError(
@@ -225,11 +220,12 @@ class Stars(Layer):
 
     def render(self, pointing: Pointing, window: Window) -> Image:
         """Make the image of this layer; see `Layer.render`."""
-        alpha = self.fwhm / (2.0 * math.sqrt(2.0 ** (1.0 / self.beta) - 1.0))
+        alpha = moffat_radius(self.fwhm, self.beta)
         image = np.zeros(window.shape)
-        for source in self.sources():
-            x, y = source.x + pointing.dx, source.y + pointing.dy
-            peak = source.flux * (self.beta - 1.0) / (math.pi * alpha**2)
+        places = pointing.to_pixels(self.ra, self.dec)
+        seen = self.flux / pointing.aperture.relative_area(*places)
+        for x, y, flux in zip(*places, seen, strict=True):
+            peak = flux * (self.beta - 1.0) / (math.pi * alpha**2)
             reach = alpha * math.sqrt(max((peak / FAINTEST) ** (1.0 / self.beta) - 1.0, 0.0))
             box = Window(
                 math.floor(y - reach), math.floor(x - reach), *(2 * [math.ceil(2 * reach) + 2])
@@ -244,8 +240,8 @@ class Stars(Layer):
 
     def sources(self) -> Iterator[Source]:
         """List the stars; see `Layer.sources`."""
-        for x, y, flux in zip(self.x, self.y, self.flux, strict=True):
-            yield Source(self.name, float(x), float(y), float(flux))
+        for ra, dec, flux in zip(self.ra, self.dec, self.flux, strict=True):
+            yield Source(self.name, float(ra), float(dec), float(flux))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,18 +251,18 @@ class Galaxy(Layer):
 
     Parameters
     ----------
-    x, y : float
-        Centre on the sky plane, 0-based detector pixel at dither zero.
+    ra, dec : float
+        Centre, ICRS [deg].
     flux : float
         Total flux out to infinity [DN/s].
     r_eff : float
-        Half-light radius along the major axis [px].
+        Half-light radius along the major axis [arcsec].
     sersic_index : float, optional
         1 for a disc, 4 for an elliptical galaxy; at least 0.5.
     ellipticity : float, optional
         One minus the axis ratio.
     angle : float, optional
-        Direction of the major axis, counter-clockwise from the x axis [deg].
+        Position angle of the major axis, from north to east [deg].
     arm_contrast : float, optional
         Relative brightness of the crest of the arms, 0 (no arms) to 1.
     n_arms : int, optional
@@ -282,15 +278,15 @@ class Galaxy(Layer):
     Notes
     -----
     ``I(R) = I_e exp(-b ((R / r_eff)^(1/n) - 1))`` with ``b = 2 n - 1/3 + 0.009876 / n`` (Prugniel
-    & Simien 1997), times ``1 + contrast cos(m (theta - ln R / tan pitch))``, a logarithmic spiral
-    in the plane of the disc whose mean over a circle is one, so that arms leave the flux as it
-    is. R is softened by 1 px, in place of the convolution with the PSF.
+    & Simien 1997), times ``1 + contrast cos(m (theta - ln(R / r_eff) / tan pitch))``, a
+    logarithmic spiral in the plane of the disc whose mean over a circle is one, so that arms leave
+    the flux as it is. R is softened by one pixel, in place of the convolution with the PSF.
     """
 
     is_source: ClassVar[bool] = True
     name: str = "galaxy"
-    x: float
-    y: float
+    ra: float
+    dec: float
     flux: float
     r_eff: float
     sersic_index: float = 1.0
@@ -317,16 +313,18 @@ class Galaxy(Layer):
 
     def render(self, pointing: Pointing, window: Window) -> Image:
         """Make the image of this layer; see `Layer.render`."""
-        y, x = _pixel_centres(window)
-        y, x = y - self.y - pointing.dy, x - self.x - pointing.dx
+        scale = pointing.aperture.scale
+        east, north = pointing.offsets(window, self.ra, self.dec)
         cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
-        along = x * cosine + y * sine
-        across = (y * cosine - x * sine) / (1.0 - self.ellipticity)
-        radius = np.sqrt(along**2 + across**2 + 1.0)
+        along = north * cosine + east * sine
+        across = (north * sine - east * cosine) / (1.0 - self.ellipticity)
+        radius = np.sqrt(along**2 + across**2 + scale**2)
         n, b = self.sersic_index, self._b
-        image = self._brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
+        image = (
+            scale**2 * self._brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
+        )
         if self.arm_contrast > 0:
-            winding = np.log(radius) / math.tan(math.radians(self.pitch))
+            winding = np.log(radius / self.r_eff) / math.tan(math.radians(self.pitch))
             phase = self.n_arms * (np.arctan2(across, along) - winding)
             # Arms fade towards the centre, where they would wind up without end.
             fade = radius**2 / (radius**2 + (0.3 * self.r_eff) ** 2)
@@ -335,7 +333,7 @@ class Galaxy(Layer):
 
     def sources(self) -> Iterator[Source]:
         """List the galaxy; see `Layer.sources`."""
-        yield Source(self.name, self.x, self.y, self.flux)
+        yield Source(self.name, self.ra, self.dec, self.flux, True, self.r_eff)
 
     @property
     def _b(self) -> float:
@@ -343,11 +341,30 @@ class Galaxy(Layer):
 
     @property
     def _brightness(self) -> float:
-        """Surface brightness at the half-light radius [DN/s per pixel]."""
+        """Surface brightness at the half-light radius [DN/s per square arcsecond]."""
         n, b = self.sersic_index, self._b
         area = 2.0 * math.pi * self.r_eff**2 * (1.0 - self.ellipticity)
         profile = n * math.exp(b) * math.pow(b, -2.0 * n) * math.gamma(2.0 * n)
         return self.flux / (area * profile)
+
+
+def moffat_radius(fwhm: float, beta: float = MOFFAT_BETA) -> float:
+    """
+    Give the scale of a Moffat profile.
+
+    Parameters
+    ----------
+    fwhm : float
+        Full width at half maximum.
+    beta : float, optional
+        Exponent of the wings.
+
+    Returns
+    -------
+    float
+        The alpha of ``(1 + r^2 / alpha^2)^-beta``, in units of the width.
+    """
+    return fwhm / (2.0 * math.sqrt(2.0 ** (1.0 / beta) - 1.0))
 
 
 def _pixel_centres(window: Window) -> tuple[Grid, Grid]:

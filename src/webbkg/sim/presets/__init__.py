@@ -1,0 +1,110 @@
+"""Observations ready for use, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webbkg.errors import ParameterError
+from webbkg.params import Params
+from webbkg.sim.presets.miri import MiriImagingParams, miri_imaging
+from webbkg.sim.scene import Observation
+
+__all__ = ["PRESETS", "Preset", "preset_of", "simulate"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    A kind of observation that can be simulated.
+
+    Parameters
+    ----------
+    name : str
+        Name.
+    doc : str
+        One line of description.
+    params : type
+        Class of its parameters, which has ``small`` for a variant for tests.
+    make : callable
+        Makes the observation from parameters and the keyword ``seed``.
+    """
+
+    name: str
+    doc: str
+    params: type[Params]
+    make: Callable[..., Observation]
+
+
+#: Presets by name.
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "miri-imaging",
+            "MIRI images of stars and a spiral galaxy, with dedicated background exposures.",
+            MiriImagingParams,
+            miri_imaging,
+        ),
+    )
+}
+
+
+def preset_of(name: str) -> Preset:
+    """
+    Look up a preset.
+
+    Parameters
+    ----------
+    name : str
+        Name.
+
+    Returns
+    -------
+    Preset
+        The preset.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such preset; the message suggests the nearest name.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ParameterError(f"there is no preset {name!r}{hint}; known are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def simulate(
+    name: str, *, seed: int = 1, config: Path | None = None, **overrides: Any
+) -> Observation:
+    """
+    Simulate an observation.
+
+    Parameters
+    ----------
+    name : str
+        Name of the preset.
+    seed : int, optional
+        Seed of everything; the same seed gives the same bits.
+    config : pathlib.Path, optional
+        TOML file with a table of the preset's name.
+    **overrides
+        Parameters of the preset by name.
+
+    Returns
+    -------
+    Observation
+        Exposures that know their truth.
+
+    Raises
+    ------
+    ParameterError
+        If a name or value is not allowed.
+    """
+    preset = preset_of(name)
+    return preset.make(preset.params.build(config=config, overrides=overrides), seed=seed)
