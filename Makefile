@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check docs format bench clean
 
 # The environment is made again when the project's dependencies change.
 $(VENV)/.ready: pyproject.toml
@@ -26,6 +26,9 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/numpydoc lint $$(git ls-files 'src/*.py')
 
+docs: $(VENV)/.ready
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -34,4 +37,4 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/bench_average.py
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -636,7 +636,10 @@ def test_wrong_calls(cli, tmp_path, words, text):
     [
         ("[average\n", "not a valid TOML file"),
         ("[destripe]\nsigma = 3\n", r"needs a table \[average\], got \['destripe'\]"),
-        ("[average]\nsigmas = 3\n", "has no parameter 'sigmas' in .*c.toml; known are"),
+        (
+            "[average]\nsigmas = 3\n",
+            r"has no parameter 'sigmas' in .*c.toml \(did you mean 'sigma'\?\); known are",
+        ),
         ("[average]\nsigma = '3'\n", "sigma must be of type float, got '3'"),
         ("[average]\nsigma = true\n", "sigma must be of type float, got True"),
         ("[average]\npreset = 'best'\n", "preset must be one of pipeline, got 'best'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ from jwst.assign_wcs import AssignWcsStep
 from jwst.resample import ResampleStep
 from jwst.skymatch import SkyMatchStep
 
-from webbkg.sim import miri_imaging, write_observation
+from webbkg.sim import local_crds, miri_imaging, write_observation
 from webbkg.steps import AverageStep
 
 pytestmark = [
-    pytest.mark.real,
     pytest.mark.usefixtures("quick_steps"),
     pytest.mark.filterwarnings("ignore:'get_cache_lock' is deprecated:DeprecationWarning"),
 ]
 
 
 @pytest.fixture
-def subtracted(offline_crds: Path, tmp_path: Path) -> list[Any]:
+def subtracted(tmp_path: Path) -> Iterator[list[Any]]:
     """Two overlapping exposures, background subtracted, written and read again, with a WCS."""
     observation = miri_imaging(
         n_science=2, n_background=4, shape=(64, 72), n_stars=0, n_background_stars=0
@@ -30,13 +30,14 @@ def subtracted(offline_crds: Path, tmp_path: Path) -> list[Any]:
     files = write_observation(observation, tmp_path)
     names = [str(path) for path in files.backgrounds]
     models = []
-    for path in files.science:
-        product = tmp_path / path.name.replace("_rate", "_bsub")
-        result = AverageStep().run(str(path), names)
-        assert result.meta.cal_step.bkg_subtract == "COMPLETE"
-        result.save(product)
-        models.append(AssignWcsStep.call(str(product)))
-    return models
+    with local_crds(files.cache):
+        for path in files.science:
+            product = tmp_path / path.name.replace("_rate", "_bsub")
+            result = AverageStep().run(str(path), names)
+            assert result.meta.cal_step.bkg_subtract == "COMPLETE"
+            result.save(product)
+            models.append(AssignWcsStep.call(str(product)))
+        yield models
 
 
 def _levels(models: list[Any], **options: Any) -> list[float]:

@@ -33,6 +33,8 @@ from webbkg.steps.registry import get_steps
 pytestmark = [
     pytest.mark.usefixtures("quick_steps"),
     pytest.mark.filterwarnings("ignore:'get_cache_lock' is deprecated:DeprecationWarning"),
+    # The simulator's associations work from any directory.
+    pytest.mark.filterwarnings("ignore:Input association file contains path info:UserWarning"),
 ]
 
 

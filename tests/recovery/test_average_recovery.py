@@ -39,9 +39,9 @@ class Telescope:
         shape = SHAPE if n_integrations is None else (n_integrations, *SHAPE)
         electrons = self.noise.electrons
         data = self.rng.poisson(model * electrons, shape) / electrons
-        data += self.noise.read_noise * self.rng.standard_normal(shape)
+        data += math.sqrt(self.noise.var_rnoise) * self.rng.standard_normal(shape)
         signal = np.maximum(data, 0.0) if self.from_data else np.broadcast_to(model, shape)
-        err = np.sqrt(signal / electrons + self.noise.read_noise**2)
+        err = np.sqrt(signal / electrons + self.noise.var_rnoise)
         return MemoryHandle(data, err * err_factor)
 
 

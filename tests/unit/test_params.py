@@ -200,12 +200,16 @@ def test_unknown_names(tmp_path):
     config = tmp_path / "a.toml"
     config.write_text("[demo]\nwith = 5\n")
     known = "cut, label, mode, n, on, width"
-    message = f"demo has no parameter 'with' in {config}; known are {known}"
+    near = "(did you mean 'width'?)"
+    message = f"demo has no parameter 'with' in {config} {near}; known are {known}"
     with pytest.raises(ParameterError, match=f"^{re.escape(message)}$"):
         DemoParams.build(config=config)
-    message = f"demo has no parameter 'wdth'; known are {known}"
+    message = f"demo has no parameter 'wdth' {near}; known are {known}"
     with pytest.raises(ParameterError, match=f"^{re.escape(message)}$"):
         DemoParams.build(overrides={"wdth": 1.0})
+    message = f"demo has no parameter 'zzz'; known are {known}"
+    with pytest.raises(ParameterError, match=f"^{re.escape(message)}$"):
+        DemoParams.build(overrides={"zzz": 1.0})
 
 
 def test_bad_value_in_a_file(tmp_path):

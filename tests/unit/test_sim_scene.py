@@ -1,5 +1,6 @@
 """Scenes, noise, defects and presets."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,15 +11,20 @@ from webbkg.errors import ParameterError
 from webbkg.exposure import Window
 from webbkg.masks.flags import FLAG_BITS
 from webbkg.sim import (
+    CAMERAS,
+    PRESETS,
     Detector,
+    Label,
     NoiseModel,
     Pointing,
     Scene,
+    Setup,
+    SimulatedExposure,
     Sky,
     flat_exposures,
     miri_imaging,
-    observe,
 )
+from webbkg.sim import simulate as simulate_preset
 
 SHAPE = (64, 80)
 DO_NOT_USE = FLAG_BITS["DO_NOT_USE"]
@@ -30,14 +36,25 @@ def observation():
     return miri_imaging(shape=SHAPE, seed=5)
 
 
-def simulate(seed=1, level=60.0, noise=None, detector=None, **kwargs):
-    return observe(
-        Scene((Sky(level=level),)),
-        Pointing(),
-        noise=noise or NoiseModel(),
-        detector=detector or Detector(shape=SHAPE),
-        seed=seed,
-        **kwargs,
+def expose(seed=1, level=60.0, *, shape=SHAPE, detector=None, jump_fraction=0.0, **electronics):
+    """Expose a flat sky with a MIRI of this shape whose defects and electronics are given."""
+    camera = dataclasses.replace(CAMERAS["MIRIMAGE"].resized(shape), border=(0, 0, 0, 0))
+    n_groups = electronics.pop("n_groups", 47)
+    camera = dataclasses.replace(camera, **electronics)
+    return SimulatedExposure(
+        scene=Scene((Sky(level=level),)),
+        pointing=Pointing(aperture=camera.aperture, ra=10.0, dec=20.0),
+        setup=Setup(
+            camera=camera,
+            exp_type="MIR_IMAGE",
+            filter_name="F770W",
+            readout="FASTR1",
+            n_groups=n_groups,
+        ),
+        detector=Detector(camera=camera, **(detector or {})),
+        label=Label(observation=1, exposure=1, target="FLAT", target_ra=10.0, target_dec=20.0),
+        seed=(seed,),
+        jump_fraction=jump_fraction,
     )
 
 
@@ -55,7 +72,8 @@ def test_layers_sum_to_the_truth(observation):
 @pytest.mark.parametrize("n_integrations", [None, 2])
 def test_the_same_seed_gives_the_same_bits(n_integrations):
     first, again, other = (
-        miri_imaging(shape=SHAPE, seed=seed, n_integrations=n_integrations) for seed in (1, 1, 2)
+        miri_imaging(shape=SHAPE, seed=seed, n_integrations=n_integrations, n_background_stars=2000)
+        for seed in (1, 1, 2)
     )
     for one, two, three in zip(
         first.science + first.backgrounds,
@@ -64,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits(n_integrations):
         strict=True,
     ):
         for name in ARRAYS:
-            assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
+            assert getattr(one.frames, name).tobytes() == getattr(two.frames, name).tobytes()
         assert one.data.tobytes() != three.data.tobytes()
         assert one.sources().tobytes() != three.sources().tobytes()
 
@@ -97,34 +115,43 @@ def test_pulls_have_mean_zero_and_width_one(seed, n_integrations):
 
 @pytest.mark.parametrize("level", [-1.0, 0.0, 0.01, 500.0])
 def test_pulls_hold_at_any_level(level):
-    noise = NoiseModel(gain=2.0, integration_time=10.0, read_noise=0.3)
-    exposure = simulate(level=level, noise=noise, detector=Detector(shape=(200, 200)))
+    exposure = expose(level=level, shape=(200, 200), gain=2.0, read_noise=30.0, n_groups=12)
     pulls = (exposure.data.astype(float) - level) / exposure.err
     assert abs(pulls.mean()) < 4 / np.sqrt(pulls.size)
     assert pulls.std() == pytest.approx(1.0, abs=0.02)
-    assert exposure.err[0, 0] == pytest.approx(np.sqrt(max(level, 0) / 20 + 0.09), rel=1e-6)
+    # 10 groups are fitted; JWST-STScI-004632.
+    read = 12 * 30.0**2 / (2.0**2 * 2.77504**2 * 990)
+    photon = max(level, 0) / (2.0 * 2.77504 * 9)
+    assert exposure.err[0, 0] == pytest.approx(np.sqrt(photon + read), rel=1e-6)
 
 
 def test_variances_add_up_to_err(observation):
     exposure = observation.science[0]
-    np.testing.assert_allclose(
-        exposure.var_poisson + exposure.var_rnoise, exposure.err**2, rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        exposure.var_poisson, np.where(exposure.dq & 1, np.nan, exposure.model()) / 499.5072, 1e-5
-    )
+    frames = exposure.frames
+    np.testing.assert_allclose(frames.var_poisson + frames.var_rnoise, exposure.err**2, rtol=1e-5)
+    electrons = 4.0 * 2.77504 * 44
+    expected = np.where(exposure.dq & 1, np.nan, exposure.model()) / electrons
+    np.testing.assert_allclose(frames.var_poisson, expected, 1e-5)
 
 
 def test_default_noise_is_typical():
-    assert NoiseModel().sigma(60.0) == pytest.approx(0.349, abs=0.001)
-    assert NoiseModel().sigma(-5.0) == pytest.approx(0.04)
+    assert NoiseModel().sigma(60.0) == pytest.approx(0.351, abs=0.001)
+    assert NoiseModel().sigma(-5.0) == pytest.approx(0.0207, abs=1e-4)
+    assert CAMERAS["MIRIMAGE"].gain == NoiseModel().gain
+    assert miri_imaging(shape=SHAPE).science[0].setup.noise == NoiseModel()
+
+
+def test_more_frames_of_a_group_lower_the_read_noise():
+    one, eight = NoiseModel(n_frames=1), NoiseModel(n_frames=8)
+    assert one.var_rnoise == pytest.approx(8 * eight.var_rnoise)
+    assert one.electrons == eight.electrons
 
 
 def test_flags_and_nan_go_together(observation):
     for exposure in observation.science:
         unusable = (exposure.dq & DO_NOT_USE) > 0
         for name in ("data", "err", "var_poisson", "var_rnoise"):
-            array = getattr(exposure, name)
+            array = getattr(exposure.frames, name)
             assert array.dtype == np.float32
             np.testing.assert_array_equal(np.isnan(array), unusable)
         reference = exposure.dq == DO_NOT_USE | FLAG_BITS["REFERENCE_PIXEL"]
@@ -134,8 +161,8 @@ def test_flags_and_nan_go_together(observation):
 
 
 def test_bad_pixels_stay_jumps_move():
-    detector = Detector(shape=SHAPE, bad_fraction=0.05, seed=2)
-    one, two = (simulate(seed, detector=detector, jump_fraction=0.1) for seed in (1, 2))
+    defects = {"bad_fraction": 0.05, "seed": 2}
+    one, two = (expose(seed, detector=defects, jump_fraction=0.1) for seed in (1, 2))
     bad = (one.dq & DO_NOT_USE) > 0
     np.testing.assert_array_equal(bad, (two.dq & DO_NOT_USE) > 0)
     assert bad.mean() == pytest.approx(0.05, abs=0.015)
@@ -147,7 +174,7 @@ def test_bad_pixels_stay_jumps_move():
 
 
 def test_jumps_leave_other_pixels_alone():
-    plain, hit = simulate(), simulate(jump_fraction=0.1)
+    plain, hit = expose(), expose(jump_fraction=0.1)
     untouched = hit.dq == 0
     np.testing.assert_array_equal(plain.data[untouched], hit.data[untouched])
 
@@ -167,7 +194,7 @@ def test_sub_array_has_the_truth_and_flags_of_the_full_frame(observation):
 
 def test_dithers_move_the_sources_only():
     observation = miri_imaging(shape=(256, 256), n_science=6, n_background=0)
-    places = np.array([(e.pointing.dx, e.pointing.dy) for e in observation.science])
+    places = np.array([e.pointing.dither for e in observation.science])
     gaps = np.hypot(*(places[:, None] - places[None]).T) + 99 * np.eye(6)
     assert places[0].tolist() == [0.0, 0.0]
     assert gaps.min() > 5
@@ -184,7 +211,14 @@ def test_sky_scatter_changes_the_level_of_each_exposure():
 
 def test_star_counts_scale_with_the_area():
     full = miri_imaging(n_science=1, n_background=0).science[0].scene.sources()
-    on_detector = [s for s in full if 0 <= s.x < 1032 and 0 <= s.y < 1024 and s.kind == "stars"]
+    pointing = miri_imaging(n_science=1).science[0].pointing
+    on_detector = [
+        s
+        for s, x, y in zip(
+            full, *pointing.to_pixels([s.ra for s in full], [s.dec for s in full]), strict=True
+        )
+        if 0 <= x < 1032 and 0 <= y < 1024 and s.kind == "stars"
+    ]
     assert len(on_detector) == pytest.approx(300, abs=40)
     assert max(s.flux for s in on_detector) > 500
     none = miri_imaging(shape=SHAPE, n_stars=0).science[0].scene.sources()
@@ -230,12 +264,134 @@ def test_refusals():
     assert str(error.value) == (
         "a scene needs at least one layer and a different name for each, got ['sky', 'sky']"
     )
-    with pytest.raises(ParameterError, match=r"^gain and integration_time must be positive and"):
+    with pytest.raises(ParameterError, match=r"^noise needs gain and group_time above 0, read_no"):
         NoiseModel(gain=0)
     with pytest.raises(ParameterError, match=r"^bad_fraction must be in \[0, 1\), got 1.0$"):
-        Detector(bad_fraction=1.0)
+        Detector(camera=CAMERAS["NIS"], bad_fraction=1.0)
     with pytest.raises(ParameterError) as error:
-        miri_imaging(n_science=0)
+        Detector(camera=CAMERAS["MIRIMAGE"], bad_pixels=np.zeros((3, 4), bool))
     assert str(error.value) == (
-        "n_science must be at least 1 and n_background at least 0, got 0 and 4"
+        "the map of bad pixels has shape (3, 4), but MIRIMAGE has (1024, 1032)"
     )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_layers_of_every_preset_sum_to_the_image(name):
+    for exposure in _some(simulate_preset(name, small=True, seed=3)):
+        layers = exposure.layers()
+        total = np.sum([image.astype(float) for image in layers.values()], axis=0)
+        largest = np.max([np.abs(image).max() for image in layers.values()])
+        assert all(image.dtype == np.float32 for image in layers.values())
+        assert all(np.isfinite(image).all() for image in layers.values())
+        np.testing.assert_allclose(exposure.model(), total, rtol=6e-8, atol=1e-7 * largest)
+        kept = np.zeros(total.shape)
+        for layer in exposure.scene.layers:
+            kept += layers[layer.name] if layer.is_source else 0.0
+        np.testing.assert_allclose(exposure.sources(), kept, rtol=1e-6, atol=1e-7 * largest)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_its_seed(name):
+    first, again, other = (_some(simulate_preset(name, small=True, seed=s)) for s in (1, 1, 2))
+    for one, two, three in zip(first, again, other, strict=True):
+        assert one.name == two.name
+        assert one.observe().data.tobytes() == two.observe().data.tobytes()
+        assert one.observe().data.tobytes() != three.observe().data.tobytes()
+
+
+def _some(observation):
+    """Take the first exposure of each kind: more tell nothing new."""
+    found = {}
+    for exposure in observation.exposures:
+        kind = (exposure.setup.exp_type, exposure.setup.filter_name, exposure.label.is_background)
+        found.setdefault(kind, exposure)
+    return list(found.values())
+
+
+def test_unknown_presets_and_parameters_name_the_nearest():
+    with pytest.raises(ParameterError) as error:
+        simulate_preset("miri-imagin")
+    assert str(error.value).startswith(
+        "there is no preset 'miri-imagin' (did you mean 'miri-imaging'?); known are miri-imaging"
+    )
+    with pytest.raises(ParameterError, match=r"^there is no preset 'x'; known are miri-imaging"):
+        simulate_preset("x")
+    with pytest.raises(ParameterError) as error:
+        simulate_preset("miri-imaging", n_sience=3)
+    assert str(error.value).startswith(
+        "miri-imaging has no parameter 'n_sience' (did you mean 'n_science'?); known are "
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"n_science": 2, "n_visits": 3},
+            "n_visits must be at most the number of exposures, 2, got 3",
+        ),
+        (
+            {"dither_size": 1500.0},
+            (
+                "dither_size of 1500 px moves the field off the 1024x1032 pixels of MIRIMAGE that "
+                "are read; it must be smaller"
+            ),
+        ),
+        (
+            {"subarray": "SUB64", "dither_size": 100.0},
+            (
+                "dither_size of 100 px moves the field off the 64x72 pixels of MIRIMAGE that are "
+                "read; it must be smaller"
+            ),
+        ),
+        (
+            {"small": True, "subarray": "BRIGHTSKY"},
+            (
+                "MIRIMAGE: the sub-array Window(y0=50, x0=456, ny=512, nx=512) leaves the detector "
+                "of 512x520 pixels"
+            ),
+        ),
+        (
+            {"shape": (64, 15)},
+            "shape must be between (8, 16) and (1024, 1032) for MIRIMAGE, got (64, 15)",
+        ),
+        (
+            {"shape": (1025, 1032)},
+            "shape must be between (8, 16) and (1024, 1032) for MIRIMAGE, got (1025, 1032)",
+        ),
+        ({"n_science": 0}, "n_science must be at least 1 and at most 1000, got 0"),
+        ({"sky": float("nan")}, "sky must be finite, got nan"),
+        (
+            {"filter": "F200W"},
+            (
+                "filter must be one of F560W, F770W, F1000W, F1130W, F1280W, F1500W, F1800W, "
+                "F2100W, F2550W, got 'F200W'"
+            ),
+        ),
+    ],
+)
+def test_impossible_observations_are_refused(options, message):
+    with pytest.raises(ParameterError) as error:
+        miri_imaging(**options)
+    assert str(error.value) == message
+
+
+def test_visits_have_their_own_day_roll_and_numbers():
+    observation = miri_imaging(
+        shape=SHAPE, n_science=5, n_visits=2, days_between_visits=3.0, roll_between_visits=4.0
+    )
+    found = [(e.label.visit, e.label.exposure, e.pointing.roll) for e in observation.science]
+    assert found == [(1, 1, 30.0), (1, 2, 30.0), (1, 3, 30.0), (2, 1, 34.0), (2, 2, 34.0)]
+    assert len({e.name for e in observation.exposures}) == 9
+    starts = [e.label.start / 86400 for e in observation.science]
+    assert starts[3] - starts[2] == pytest.approx(3.0, abs=0.01)
+
+
+@pytest.mark.parametrize("pattern", ["cycling", "line", "box"])
+@pytest.mark.parametrize("n", [1, 2, 4, 9])
+def test_dithers_differ_and_keep_within_their_size(pattern, n):
+    observation = miri_imaging(dither_pattern=pattern, n_science=n, dither_size=40.0)
+    places = np.array([e.pointing.dither for e in observation.science])
+    assert np.hypot(*places.T).max() <= 40.0 + 1e-9
+    gaps = np.hypot(*(places[:, None] - places[None]).T) + 99 * np.eye(n)
+    assert gaps.min() > 5

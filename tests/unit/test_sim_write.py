@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import warnings
 
 import numpy as np
@@ -11,9 +12,9 @@ from astropy.wcs import WCS
 from jwst.associations.load_as_asn import LoadAsLevel2Asn
 from stdatamodels.jwst import datamodels
 
-from webbkg.errors import InputError, OutputError
+from webbkg.errors import OutputError, ParameterError
 from webbkg.exposure import Window
-from webbkg.sim import miri_imaging, write_observation
+from webbkg.sim import PRESETS, miri_imaging, simulate, write_observation
 
 SHAPE = (64, 80)
 
@@ -46,10 +47,21 @@ def test_names(files):
             *files.science,
             *files.backgrounds,
             *files.truths,
-            files.association,
-            files.truth_table,
+            *files.truth_tables,
+            *files.associations,
+            files.catalog,
+            files.environment,
+            files.cache,
         )
     }
+    assert [path.name for path in files.associations] == [
+        "jw09999-o001_image2_00001_asn.json",
+        "jw09999-o001_image3_00001_asn.json",
+    ]
+    assert files.catalog.name == "jw09999-o001_cat.ecsv"
+    assert [path.name for path in files.truth_tables] == [
+        path.with_suffix(".json").name for path in files.truths
+    ]
 
 
 def test_products_are_valid_and_hold_the_exposure(files, observation):
@@ -59,7 +71,7 @@ def test_products_are_valid_and_hold_the_exposure(files, observation):
             model.validate()
             assert type(model) is datamodels.ImageModel
             for name in ("data", "err", "dq", "var_poisson", "var_rnoise"):
-                np.testing.assert_array_equal(model[name], getattr(exposure, name))
+                np.testing.assert_array_equal(model[name], getattr(exposure.frames, name))
             assert model.data.dtype.itemsize == 4
             meta = model.meta
             assert meta.filename == path.name == exposure.name
@@ -67,7 +79,7 @@ def test_products_are_valid_and_hold_the_exposure(files, observation):
             assert (meta.instrument.name, meta.instrument.detector) == ("MIRI", "MIRIMAGE")
             assert (meta.instrument.filter, meta.exposure.type) == ("F770W", "MIR_IMAGE")
             assert meta.exposure.start_time < meta.exposure.mid_time < meta.exposure.end_time
-            assert meta.exposure.measurement_time == pytest.approx(124.8768)
+            assert meta.exposure.measurement_time == pytest.approx(47 * 2.77504)
             assert meta.bunit_data == "DN/s"
             assert meta.cal_step.ramp_fit == "COMPLETE"
             assert meta.cal_step.bkg_subtract is None
@@ -98,7 +110,8 @@ def test_rateints_of_a_sub_array(tmp_path):
         assert (model.meta.subarray.xstart, model.meta.subarray.ystart) == (17, 9)
         assert (model.meta.subarray.xsize, model.meta.subarray.ysize) == (24, 32)
         assert model.meta.subarray.name == "GENERIC"
-        assert model.meta.wcsinfo.crpix1 == 693.5 - 16
+        # The reference pixel of the small detector is at the same fraction of its width.
+        assert model.meta.wcsinfo.crpix1 == pytest.approx(0.5 + 693.0 * 80 / 1032 - 16)
         assert model.meta.exposure.nints == 3
         np.testing.assert_array_equal(model.int_times["integration_number"], [1, 2, 3])
         assert model.int_times["int_end_MJD_UTC"][-1] == pytest.approx(model.meta.exposure.end_time)
@@ -106,6 +119,7 @@ def test_rateints_of_a_sub_array(tmp_path):
     assert fits.getdata(files.truths[0], "TRUTH").shape == (32, 24)
 
 
+@pytest.mark.filterwarnings("ignore:Input association file contains path info:UserWarning")
 def test_association_loads(files):
     association = LoadAsLevel2Asn.load(str(files.association))
     assert association["asn_type"] == "image2"
@@ -113,9 +127,20 @@ def test_association_loads(files):
     for product, path in zip(association["products"], files.science, strict=True):
         assert product["name"] == path.name.removesuffix("_rate.fits")
         members = [(member["exptype"], member["expname"]) for member in product["members"]]
-        assert members == [("science", path.name)] + [
-            ("background", background.name) for background in files.backgrounds
+        # Whole paths, so that the pipeline finds them from wherever it is started.
+        assert members == [("science", str(path))] + [
+            ("background", str(background)) for background in files.backgrounds
         ]
+
+
+def test_association_of_the_mosaic_names_what_stage_two_makes(files):
+    table = json.loads(files.associations[1].read_text())
+    assert table["asn_type"] == "image3"
+    (product,) = table["products"]
+    assert product["name"] == "jw09999-o001_t001_miri_f770w"
+    assert [(m["expname"], m["exptype"]) for m in product["members"]] == [
+        (path.name.replace("_rate.", "_cal."), "science") for path in files.science
+    ]
 
 
 def test_truth_files_agree_with_the_products(files, observation):
@@ -132,22 +157,55 @@ def test_truth_files_agree_with_the_products(files, observation):
         assert pulls.std() == pytest.approx(1.0, abs=0.05)
 
 
-def test_truth_table(files, observation):
-    table = json.loads(files.truth_table.read_text())
-    assert table["noise"] == {"gain": 4.0, "integration_time": 124.8768, "read_noise": 0.04}
-    assert [entry["file"] for entry in table["science"]] == [p.name for p in files.science]
-    assert [entry["truth"] for entry in table["background"]] == [p.name for p in files.truths[3:]]
-    assert table["science"][0]["levels"]["sky"] == pytest.approx(60.0)
-    assert table["science"][0]["noise"] == pytest.approx(0.35, abs=0.01)
-    sources = observation.science[0].scene.sources()
-    assert table["sources"]["science"] == [dataclasses.asdict(source) for source in sources]
-    # The bulge is where the table says, in a dithered frame.
-    entry = table["science"][2]
-    bulge = table["sources"]["science"][-1]
-    image = fits.getdata(files.truths[2], "BULGE")
+def test_truth_tables(files, observation):
+    for path, image_path, exposure in zip(
+        files.truth_tables, files.truths, observation.exposures, strict=True
+    ):
+        table = json.loads(path.read_text())
+        assert (table["exposure"], table["truth"]) == (exposure.name, image_path.name)
+        assert table["unit"] == "DN/s"
+        assert table["window"] == {"y0": 0, "x0": 0, "ny": 64, "nx": 80}
+        pointing = exposure.pointing
+        assert (table["pointing"]["ra"], table["pointing"]["dec"]) == (pointing.ra, pointing.dec)
+        assert (table["pointing"]["dx"], table["pointing"]["dy"]) == pointing.dither
+        assert table["noise"]["gain"] == 4.0
+        assert table["noise"]["n_groups"] == 45
+        assert table["noise"]["electrons"] == pytest.approx(4.0 * 44 * 2.77504)
+        with fits.open(image_path) as hdus:
+            assert table["levels"] == {
+                hdu.name.lower(): pytest.approx(hdu.data.mean(dtype=float), rel=1e-6, abs=1e-9)
+                for hdu in hdus[1:]
+                if hdu.name != "TRUTH"
+            }
+        assert table["layers"]["sky"]["level"] == 60.0
+        assert table["layers"]["pattern"]["rms"] == 0.5
+
+
+def test_truth_table_tells_where_sources_are_in_the_frame(files):
+    for table_path, image_path in zip(files.truth_tables[:3], files.truths[:3], strict=True):
+        sources = json.loads(table_path.read_text())["sources"]
+        (bulge,) = (source for source in sources if source["kind"] == "bulge")
+        image = fits.getdata(image_path, "BULGE")
+        y, x = np.unravel_index(np.argmax(image), image.shape)
+        assert x == pytest.approx(bulge["x"], abs=0.6)
+        assert y == pytest.approx(bulge["y"], abs=0.6)
+        assert bulge["flux_in_frame"] == bulge["flux"]
+
+
+def test_sources_of_a_sub_array_are_counted_from_its_corner(tmp_path):
+    window = Window(8, 16, 40, 48)
+    simulated = miri_imaging(shape=SHAPE, window=window, n_science=1, n_background=0, n_stars=4000)
+    files = write_observation(simulated, tmp_path)
+    table = json.loads(files.truth_tables[0].read_text())
+    stars = [source for source in table["sources"] if source["kind"] == "stars"]
+    assert len(stars) > 3
+    assert all(-0.5 < s["x"] < 47.5 and -0.5 < s["y"] < 39.5 for s in stars)
+    brightest = max(stars, key=lambda source: source["flux"])
+    image = fits.getdata(files.truths[0], "STARS")
     y, x = np.unravel_index(np.argmax(image), image.shape)
-    assert x == pytest.approx(bulge["x"] + entry["dx"], abs=0.6)
-    assert y == pytest.approx(bulge["y"] + entry["dy"], abs=0.6)
+    assert (x, y) == (round(brightest["x"]), round(brightest["y"]))
+    # A star in a small pixel is a little brighter there than at the reference pixel.
+    assert brightest["flux_in_frame"] == pytest.approx(brightest["flux"], rel=0.02)
 
 
 def test_wcs_follows_the_dithers(files, observation):
@@ -157,10 +215,11 @@ def test_wcs_follows_the_dithers(files, observation):
             # Dates in the primary header, MJD in SCI: astropy remarks on it in real products too.
             warnings.simplefilter("ignore")
             wcs = WCS(fits.getheader(path, "SCI"))
-        x, y = 30 + exposure.pointing.dx, 20 + exposure.pointing.dy
+        dx, dy = exposure.pointing.dither
+        x, y = 30 + dx, 20 + dy
         places.append(wcs.pixel_to_world_values(x, y))
         scales = np.sqrt(np.abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600
-        assert scales == pytest.approx(0.11)
+        assert scales == pytest.approx(0.1109, abs=1e-4)
         # East is counter-clockwise of north on the sky: a mirrored image has a positive one.
         assert np.linalg.det(wcs.pixel_scale_matrix) < 0
     np.testing.assert_allclose(
@@ -178,7 +237,7 @@ def test_files_are_replaced_only_when_asked(files, observation):
     )
     assert files.science[0].stat().st_mtime_ns == before
     assert write_observation(observation, str(folder), overwrite=True) == files
-    assert not [path for path in folder.iterdir() if path.name.endswith(".part")]
+    assert not [path for path in folder.rglob("*") if ".part" in path.name]
 
 
 def test_a_directory_that_is_a_file_is_named(observation, tmp_path):
@@ -186,15 +245,56 @@ def test_a_directory_that_is_a_file_is_named(observation, tmp_path):
     path.touch()
     with pytest.raises(OutputError) as error:
         write_observation(observation, path)
-    assert str(error.value) == f"{path}: cannot be written to (File exists)"
-
-
-def test_an_exposure_without_keywords_is_refused(observation, tmp_path):
-    bare = dataclasses.replace(observation.science[0], meta={}, name="bare_rate.fits")
-    with pytest.raises(InputError) as error:
-        write_observation(dataclasses.replace(observation, science=(bare,)), tmp_path)
     assert str(error.value) == (
-        "bare_rate.fits: its meta has no BKGDTARG and cannot be written as a product; "
-        "make the observation with miri_imaging"
+        f"{path}: not a directory that can be written to (File exists); choose another with -o"
+    )
+
+
+def test_unknown_level_is_refused(observation, tmp_path):
+    with pytest.raises(ParameterError) as error:
+        write_observation(observation, tmp_path, level="cal")
+    assert str(error.value) == "level must be one of uncal, rate, got 'cal'"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_observation_that_does_not_fit_on_the_disk_is_refused_at_once(tmp_path):
+    n_integrations = 10**9
+    simulated = miri_imaging(n_science=1, n_background=0)
+    setup = dataclasses.replace(simulated.science[0].setup, n_integrations=n_integrations)
+    huge = dataclasses.replace(simulated.science[0], setup=setup)
+    with pytest.raises(OutputError) as error:
+        write_observation(dataclasses.replace(simulated, science=(huge,)), tmp_path)
+    needed = 1024 * 1032 * (20 * n_integrations + 4 * 6) / 1e6
+    assert re.fullmatch(
+        rf"{tmp_path}: the observation needs {needed:.0f} MB, but \d+ MB are free; make room, "
+        "choose another directory or simulate fewer exposures",
+        str(error.value),
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_products_of_every_preset_are_valid(name, tmp_path):
+    whole = simulate(name, small=True)
+    assert len({exposure.name for exposure in whole.exposures}) == len(whole.exposures)
+    # The first of each kind; more, and files of other kinds, take time and tell nothing new.
+    first = {e.setup.exp_type + e.setup.camera.detector: e for e in reversed(whole.science)}
+    observation = dataclasses.replace(
+        whole,
+        science=tuple(first.values()),
+        backgrounds=whole.backgrounds[:1],
+        attachments=(),
+        references=(),
+    )
+    files = write_observation(observation, tmp_path)
+    for path in files.science + files.backgrounds:
+        with strictly(path) as model:
+            model.validate()
+            assert np.isfinite(model.data).mean() > 0.9
+            assert model.meta.observation.bkgdtarg is (path in files.backgrounds)
+    for path in files.associations:
+        table = json.loads(path.read_text())
+        if table["asn_type"].endswith("2"):
+            members = [m["expname"] for product in table["products"] for m in product["members"]]
+            assert all((tmp_path / member).is_file() for member in members)
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]

@@ -12,6 +12,20 @@ from webbkg.sim.geometry import Aperture
 
 __all__ = ["APERTURES"]
 
+
+def _nirspec(detector: str, v2_v3: tuple[float, float]) -> Aperture:
+    """Describe a NIRSpec detector, which makes no images, without distortion."""
+    return Aperture(
+        name=f"{detector}_FULL",
+        shape=(2048, 2048),
+        reference=(1024.5, 1024.5),
+        v2_v3=v2_v3,
+        v3_angle=138.5,
+        to_ideal_x=((0.0,), (0.1, 0.0)),
+        to_ideal_y=((0.0,), (0.0, 0.1)),
+    )
+
+
 #: Full-frame aperture by detector.
 APERTURES: dict[str, Aperture] = {
     "MIRIMAGE": Aperture(
@@ -161,4 +175,6 @@ APERTURES: dict[str, Aperture] = {
             (-3.8458837e-16, -2.3037892e-15, -2.7188226e-14, 1.1871491e-14, -3.9661527e-14),
         ),
     ),
+    "NRS1": _nirspec("NRS1", (332.1, -479.2)),
+    "NRS2": _nirspec("NRS2", (332.1, -479.2)),
 }

@@ -27,24 +27,26 @@ def level2(observation: Observation, folder: Path) -> list[tuple[str, dict[str, 
     -------
     list of tuple
         File name and content of each association: one for the exposures of the target, whose
-        products have the blank field's exposures as background, one for images and one for
-        spectra if there are both.
+        products have the blank field's exposures or the other nods as background, one for images
+        and one for spectra if there are both.
     """
     tables = []
     place = folder.resolve()
     for kind, exposures in _by_kind(observation.science):
-        extra = [
-            *(_member(str(place / e.name), "background") for e in observation.backgrounds),
-            *(
+        files = [a for a in observation.attachments if a.kind is not None and kind == "spec"]
+        products = []
+        for e in exposures:
+            members = [_member(str(place / e.name), "science")]
+            members += [
+                _member(str(place / background.name), "background")
+                for background in observation.backgrounds_of(e)
+            ]
+            members += [
                 _member(str(place / item.name), item.kind)
-                for item in observation.attachments
-                if item.kind is not None and kind == "spec"
-            ),
-        ]
-        products = [
-            {"name": e.stem, "members": [_member(str(place / e.name), "science"), *extra]}
-            for e in exposures
-        ]
+                for item in files
+                if item.exposures is None or e.stem in item.exposures
+            ]
+            products.append({"name": e.stem, "members": members})
         rule = "candidate_Asn_Lv2Image" if kind == "image" else "candidate_Asn_Lv2Spec"
         label = exposures[0].label
         name = f"jw{label.program:05d}-o{label.observation:03d}_{kind}2_00001_asn.json"

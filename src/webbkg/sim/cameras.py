@@ -16,6 +16,7 @@ from webbkg.exposure import Window
 from webbkg.masks.flags import FLAG_BITS
 from webbkg.sim.apertures import APERTURES
 from webbkg.sim.geometry import Aperture
+from webbkg.sim.subarrays import NIRSPEC_SUBARRAYS, nircam_subarrays
 
 __all__ = ["CAMERAS", "Camera", "Detector", "NoiseModel", "Setup"]
 
@@ -401,11 +402,16 @@ _NIRISS_READOUTS = {"NISRAPID": (1, 0), "NIS": (4, 0)}
 _NIRSPEC_READOUTS = {"NRSRAPID": (1, 0), "NRS": (4, 0)}
 
 
-def _nircam(
-    detector: str,
-    axes: tuple[int, int],
-    subarrays: Mapping[str, tuple[int, int, int, int, float, int]],
-) -> Camera:
+_NIRCAM_AXES = {
+    "NRCA1": (-1, 2),
+    "NRCA3": (-1, 2),
+    "NRCALONG": (-1, 2),
+    "NRCB1": (1, -2),
+    "NRCBLONG": (1, -2),
+}
+
+
+def _nircam(detector: str, axes: tuple[int, int]) -> Camera:
     """Describe a NIRCam detector: electronics from the instrument's pages, rounded."""
     is_long = detector.endswith("LONG")
     return Camera(
@@ -418,7 +424,7 @@ def _nircam(
         border=(4, 4, 4, 4),
         axes=axes,
         readouts=MappingProxyType(_NIRCAM_READOUTS),
-        subarrays=_subarrays({"FULL": (1, 1, 2048, 2048, 10.73677, 4), **subarrays}),
+        subarrays=_subarrays(nircam_subarrays(detector)),
         keywords=MappingProxyType(
             {
                 "instrument.module": detector[3],
@@ -428,13 +434,21 @@ def _nircam(
     )
 
 
-#: First column and row as SUBSTRT1 and SUBSTRT2, size, frame time: tables of the SIAF and of the
-#: instruments' documentation.
-_STRIPES = {
-    "SUBGRISM256": (1, 1, 2048, 256, 1.34669, 4),
-    "SUBGRISM128": (1, 1, 2048, 128, 0.67597, 4),
-    "SUBGRISM64": (1, 1, 2048, 64, 0.34061, 4),
-}
+def _nirspec(detector: str, axes: tuple[int, int]) -> Camera:
+    """Describe a NIRSpec detector: electronics from the instrument's pages, rounded."""
+    return Camera(
+        instrument="NIRSPEC",
+        detector=detector,
+        aperture=APERTURES[detector],
+        gain=1.0,
+        read_noise=7.0,
+        saturation=58000.0,
+        border=(4, 4, 4, 4),
+        axes=axes,
+        readouts=MappingProxyType(_NIRSPEC_READOUTS),
+        subarrays=_subarrays(NIRSPEC_SUBARRAYS),
+    )
+
 
 #: Cameras by detector.
 CAMERAS: dict[str, Camera] = {
@@ -460,19 +474,7 @@ CAMERAS: dict[str, Camera] = {
         ),
         keywords=MappingProxyType({"instrument.ccc_state": "OPEN"}),
     ),
-    "NRCA1": _nircam("NRCA1", (-1, 2), _STRIPES),
-    "NRCA3": _nircam("NRCA3", (-1, 2), {"SUB400P": (1649, 1, 400, 400, 1.65626, 1), **_STRIPES}),
-    "NRCALONG": _nircam("NRCALONG", (-1, 2), _STRIPES),
-    "NRCB1": _nircam(
-        "NRCB1",
-        (1, -2),
-        {"SUB640": (1, 1, 640, 640, 4.18584, 1), "SUB400P": (1649, 1649, 400, 400, 1.65626, 1)},
-    ),
-    "NRCBLONG": _nircam(
-        "NRCBLONG",
-        (1, -2),
-        {"SUB640": (693, 701, 640, 640, 4.18584, 1), "SUB400P": (1649, 1649, 400, 400, 1.65626, 1)},
-    ),
+    **{name: _nircam(name, axes) for name, axes in _NIRCAM_AXES.items()},
     "NIS": Camera(
         instrument="NIRISS",
         detector="NIS",
@@ -492,4 +494,6 @@ CAMERAS: dict[str, Camera] = {
             }
         ),
     ),
+    "NRS1": _nirspec("NRS1", (2, 1)),
+    "NRS2": _nirspec("NRS2", (-2, -1)),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from webbkg.sim.geometry import Pointing, tangent_plane
 from webbkg.sim.layers import Source
@@ -49,7 +50,14 @@ def mosaic_frame(exposures: Iterable[SimulatedExposure]) -> Pointing:
     return Pointing(aperture=tangent_plane(shape, scale), ra=float(middle[0]), dec=float(middle[1]))
 
 
-def write_catalog(path: Path, sources: Iterable[Source], frame: Pointing, jansky: float) -> None:
+def write_catalog(
+    path: Path,
+    sources: Iterable[Source],
+    frame: Pointing,
+    jansky: float,
+    *,
+    boxes: NDArray[np.intp] | None = None,
+) -> None:
     """
     Write the sources that lie in an image.
 
@@ -63,6 +71,9 @@ def write_catalog(path: Path, sources: Iterable[Source], frame: Pointing, jansky
         The image that positions in pixels refer to.
     jansky : float
         Flux density of 1 DN/s [Jy].
+    boxes : numpy.ndarray, optional
+        First row, row after the last, and the same of columns of each source's segment, shape
+        ``(n, 4)``; boxes of fixed sizes around the sources if not given.
 
     Notes
     -----
@@ -81,7 +92,12 @@ def write_catalog(path: Path, sources: Iterable[Source], frame: Pointing, jansky
     flux = np.array([s.flux for s in listed])[inside] * jansky
     radius = np.array([s.radius for s in listed])[inside]
     x, y, ra, dec = x[inside], y[inside], ra[inside], dec[inside]
-    half = np.maximum(_POINT_BOX, _EXTENDED_BOX * radius) / frame.aperture.scale
+    if boxes is None:
+        half = np.maximum(_POINT_BOX, _EXTENDED_BOX * radius) / frame.aperture.scale
+        edges = np.stack([y - half, y + half, x - half, x + half], axis=1)
+    else:
+        # Edges of pixels.
+        edges = boxes[inside].astype(np.float64) - 0.5
     table = QTable()
     table["label"] = np.arange(1, len(x) + 1)
     table["xcentroid"], table["ycentroid"] = x, y
@@ -95,12 +111,7 @@ def write_catalog(path: Path, sources: Iterable[Source], frame: Pointing, jansky
         table[f"{kind}_vegamag"] = np.full_like(flux, np.nan)
         table[f"{kind}_vegamag_err"] = np.full_like(flux, np.nan)
     table["is_extended"] = np.array([s.is_extended for s in listed], dtype=bool)[inside]
-    for corner, (sign_x, sign_y) in {
-        "ll": (-1, -1),
-        "ul": (-1, 1),
-        "lr": (1, -1),
-        "ur": (1, 1),
-    }.items():
-        sky = frame.to_sky(x + sign_x * half, y + sign_y * half)
+    for corner, (column, row) in {"ll": (2, 0), "ul": (2, 1), "lr": (3, 0), "ur": (3, 1)}.items():
+        sky = frame.to_sky(edges[:, column], edges[:, row])
         table[f"sky_bbox_{corner}"] = SkyCoord(*sky, unit="deg")
     table.write(path, format="ascii.ecsv", overwrite=True)

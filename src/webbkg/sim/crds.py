@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from webbkg.io.atomic import replacing
 
 __all__ = ["ENVIRONMENT_FILE", "Reference", "local_crds", "write_cache"]
 
@@ -47,7 +50,9 @@ class Reference:
     write: Callable[[Path], None]
 
 
-def write_cache(folder: Path, references: Iterable[Reference]) -> None:
+def write_cache(
+    folder: Path, references: Iterable[Reference], instruments: Iterable[str] = ()
+) -> None:
     """
     Write reference files and the mappings by which the CRDS client finds them.
 
@@ -57,6 +62,8 @@ def write_cache(folder: Path, references: Iterable[Reference]) -> None:
         Directory of the cache.
     references : iterable of Reference
         Reference files; all other kinds are marked as not applicable.
+    instruments : iterable of str, optional
+        Instruments, in upper case, that must be known even if they have no reference file.
 
     Notes
     -----
@@ -71,13 +78,13 @@ def write_cache(folder: Path, references: Iterable[Reference]) -> None:
         name = f"jwst_{instrument}_{reference.kind}_{len(entries) + 1:04d}.{reference.extension}"
         path = folder / "references" / "jwst" / instrument / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        reference.write(path)
+        _write_whole(path, reference.write)
         entries.append((reference, name))
     serial = _serial(folder, by_kind)
     mappings: dict[str, str] = {}
     context = f"jwst_{serial}.pmap"
-    instruments = {}
-    for instrument in sorted({instrument for instrument, _ in by_kind}):
+    entries_of = {}
+    for instrument in sorted({*instruments, *(instrument for instrument, _ in by_kind)}):
         kinds = dict.fromkeys(_KINDS.read_text(encoding="utf-8").split(), "N/A")
         for (owner, kind), entries in by_kind.items():
             if owner == instrument:
@@ -87,18 +94,19 @@ def write_cache(folder: Path, references: Iterable[Reference]) -> None:
         name = f"jwst_{instrument.lower()}_{serial}.imap"
         header = {"mapping": "INSTRUMENT", "instrument": instrument, "parkey": ("REFTYPE",)}
         mappings[name] = _mapping(name, header, _dictionary(kinds))
-        instruments[instrument] = name
+        entries_of[instrument] = name
     header = {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)}
-    mappings[context] = _mapping(context, header, _dictionary(instruments))
+    mappings[context] = _mapping(context, header, _dictionary(entries_of))
     place = folder / "mappings" / "jwst"
     place.mkdir(parents=True, exist_ok=True)
     for name, text in mappings.items():
-        (place / name).write_text(text, encoding="utf-8")
+        with replacing(place / name, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     config = folder / "config" / "jwst"
     config.mkdir(parents=True, exist_ok=True)
-    (config / "server_config").write_text(
-        pprint.pformat(_server_config(context, sorted(mappings))) + "\n", encoding="utf-8"
-    )
+    with replacing(config / "server_config", overwrite=True) as temporary:
+        text = pprint.pformat(_server_config(context, sorted(mappings)))
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -171,6 +179,13 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under its own name, which tells its format, in a folder of its own; move it."""
+    with TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+        write(Path(folder) / path.name)
+        (Path(folder) / path.name).replace(path)
 
 
 def _serial(folder: Path, by_kind: Mapping[tuple[str, str], list[tuple[Reference, str]]]) -> str:

@@ -25,6 +25,8 @@ Grid = NDArray[np.float64]
 FAINTEST = 1e-4
 #: Exponent of the wings of the PSF.
 MOFFAT_BETA = 2.5
+#: Half-width of the box around a star within which pixels can be averaged over their area [px].
+_CORE_RADIUS = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,22 @@ class Layer(ABC):
             One entry of the catalogue; none for a layer without sources.
         """
         yield from ()
+
+    def throughput(self, x: Grid, y: Grid) -> Grid:  # noqa: ARG002
+        """
+        Tell what fraction of a source's light reaches the detector.
+
+        Parameters
+        ----------
+        x, y : numpy.ndarray
+            0-based pixel coordinates on the full detector, shape ``(n,)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            Fractions, shape ``(n,)``: one, but for layers behind something.
+        """
+        return np.ones(len(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +199,9 @@ class Stars(Layer):
         Full width at half maximum [px]; 2.4 is MIRI F770W (0.269 arcsec at 0.11 arcsec/px).
     beta : float, optional
         Exponent of the wings, above 1.
+    oversample : int, optional
+        Points along each side of a pixel over which the core is averaged; 1 takes the centres of
+        pixels, which is too coarse for a FWHM below 2 px.
 
     Raises
     ------
@@ -205,6 +226,7 @@ class Stars(Layer):
     flux: Grid
     fwhm: float = 2.4
     beta: float = MOFFAT_BETA
+    oversample: int = 1
 
     def __post_init__(self) -> None:
         if not len(self.ra) == len(self.dec) == len(self.flux):
@@ -235,8 +257,23 @@ class Stars(Layer):
             box = window.intersection(box)
             rows, columns = _pixel_centres(box)
             squared = ((rows - y) ** 2 + (columns - x) ** 2) / alpha**2
-            image[window.slices(box)] += peak * (1.0 + squared) ** -self.beta
+            profile = (1.0 + squared) ** -self.beta
+            if self.oversample > 1:
+                self._average_core(profile, rows[:, 0] - y, columns[0] - x, alpha)
+            image[window.slices(box)] += peak * profile
         return image.astype(np.float32)
+
+    def _average_core(self, profile: Grid, dy: Grid, dx: Grid, alpha: float) -> None:
+        """Replace the pixels near a star by means over their area, in place."""
+        n = self.oversample
+        steps = (np.arange(n) + 0.5) / n - 0.5
+        core = [np.flatnonzero(np.abs(d) < _CORE_RADIUS) for d in (dy, dx)]
+        if not (core[0].size and core[1].size):
+            return
+        y, x = ((d[i][:, np.newaxis] + steps).ravel() for d, i in zip((dy, dx), core, strict=True))
+        fine = (1.0 + (y[:, np.newaxis] ** 2 + x**2) / alpha**2) ** -self.beta
+        means = fine.reshape(core[0].size, n, core[1].size, n).mean(axis=(1, 3))
+        profile[np.ix_(*core)] = means
 
     def sources(self) -> Iterator[Source]:
         """List the stars; see `Layer.sources`."""
@@ -318,7 +355,8 @@ class Galaxy(Layer):
         cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
         along = north * cosine + east * sine
         across = (north * sine - east * cosine) / (1.0 - self.ellipticity)
-        radius = np.sqrt(along**2 + across**2 + scale**2)
+        squared = along**2 + across**2
+        radius = np.sqrt(squared + scale**2)
         n, b = self.sersic_index, self._b
         image = (
             scale**2 * self._brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
@@ -326,8 +364,8 @@ class Galaxy(Layer):
         if self.arm_contrast > 0:
             winding = np.log(radius / self.r_eff) / math.tan(math.radians(self.pitch))
             phase = self.n_arms * (np.arctan2(across, along) - winding)
-            # Arms fade towards the centre, where they would wind up without end.
-            fade = radius**2 / (radius**2 + (0.3 * self.r_eff) ** 2)
+            # Arms fade to nothing at the centre, where they would wind up without end.
+            fade = squared / (squared + (0.3 * self.r_eff) ** 2)
             image *= 1.0 + self.arm_contrast * fade * np.cos(phase)
         return np.asarray(image, dtype=np.float32)
 

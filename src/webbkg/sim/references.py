@@ -18,6 +18,8 @@ __all__ = ["PHOTMJSR", "imaging_references", "photmjsr"]
 AUTHOR = "webbkg simulation"
 DESCRIPTION = "Made for a simulated observation"
 USE_AFTER = "2015-01-01T00:00:00"
+#: Spectra of one source: NIRISS SOSS and MIRI LRS.
+_SPECTRA = ("NIS_SOSS", "MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 #: MJy/sr of 1 DN/s, rounded from headers of flight products.
 PHOTMJSR = {
     "F770W": 0.35,
@@ -28,10 +30,17 @@ PHOTMJSR = {
     "F444W": 0.39,
     "F115W": 0.38,
     "F150W": 0.30,
+    "NIRCAM F070W": 6.0,
+    "NIRCAM F090W": 4.0,
+    "NIRCAM F115W": 3.2,
+    "NIRCAM F150W": 2.4,
+    "NIRCAM F150W2": 4.0,
+    "NIRCAM F182M": 3.2,
+    "NIRCAM F210M": 3.3,
 }
 
 
-def photmjsr(filter_name: str) -> float:
+def photmjsr(filter_name: str, instrument: str = "") -> float:
     """
     Give the flux conversion of a filter.
 
@@ -39,13 +48,15 @@ def photmjsr(filter_name: str) -> float:
     ----------
     filter_name : str
         Filter; NIRISS has its filters for grisms in the pupil wheel.
+    instrument : str, optional
+        Instrument, if several have a filter of this name.
 
     Returns
     -------
     float
         Surface brightness of 1 DN/s [MJy/sr].
     """
-    return PHOTMJSR.get(filter_name, 0.4)
+    return PHOTMJSR.get(f"{instrument} {filter_name}", PHOTMJSR.get(filter_name, 0.4))
 
 
 def pixel_area(aperture: Aperture) -> float:
@@ -77,14 +88,23 @@ def imaging_references(setup: Setup) -> tuple[Reference, ...]:
     Returns
     -------
     tuple of Reference
-        Distortion, filter offset (none), flux conversion, and what source catalogues need.
+        Distortion, filter offset (none), flux conversion, and what source catalogues need. Of
+        these NIRSpec has none, and other spectra of one source have geometry alone: flux
+        conversions of images would be wrong for them.
     """
     camera = setup.camera
     detector = {"INSTRUMENT.DETECTOR": camera.detector}
     mode = {"EXPOSURE.TYPE": setup.exp_type, **detector}
-    return (
+    if camera.instrument == "NIRSPEC":
+        return ()
+    geometry = (
         Reference(camera.instrument, "distortion", mode, "asdf", lambda p: _distortion(p, setup)),
         Reference(camera.instrument, "filteroffset", mode, "asdf", lambda p: _no_offset(p, setup)),
+    )
+    if setup.exp_type in _SPECTRA:
+        return geometry
+    return (
+        *geometry,
         Reference(camera.instrument, "photom", mode, "fits", lambda p: _photom(p, setup)),
         Reference(camera.instrument, "apcorr", mode, "fits", lambda p: _apcorr(p, setup)),
         Reference(camera.instrument, "abvegaoffset", mode, "asdf", lambda p: _abvega(p, setup)),
@@ -131,6 +151,8 @@ def _distortion(path: Path, setup: Setup) -> None:
         output_units=units.arcsec,
     )
     describe(model, setup, "distortion")
+    if setup.camera.instrument == "NIRCAM":
+        model.meta.instrument.p_pupil = f"{setup.pupil or 'CLEAR'}|"
     model.meta.input_units = units.pix
     model.meta.output_units = units.arcsec
     model.save(path)
@@ -149,7 +171,7 @@ def distortion_transform(aperture: Aperture) -> Any:
     -------
     astropy.modeling.Model
         From 0-based pixels of the full detector to V2 and V3 [arcsec]; the inverse is a
-        polynomial fit, good to a few thousandths of a pixel.
+        polynomial fit, good to a thousandth of a pixel.
     """
     from astropy.modeling.models import Mapping, Polynomial2D, Shift
 
@@ -180,19 +202,22 @@ def distortion_transform(aperture: Aperture) -> Any:
     return model
 
 
-def _inverse_transform(aperture: Aperture, degree: int = 5) -> Any:
+def _inverse_transform(aperture: Aperture, degree: int = 7) -> Any:
     """Fit polynomials from V2 and V3, counted from the reference, to pixels."""
     from astropy.modeling.fitting import LinearLSQFitter
-    from astropy.modeling.models import Mapping, Polynomial2D, Shift
+    from astropy.modeling.models import Mapping, Polynomial2D, Scale, Shift
 
     ny, nx = aperture.shape
     x, y = np.meshgrid(np.linspace(-20, nx + 19, 40), np.linspace(-20, ny + 19, 40))
     v2, v3 = aperture.to_v2_v3(x, y)
-    v2, v3 = v2 - aperture.v2_v3[0], v3 - aperture.v2_v3[1]
+    # Numbers around 1 keep the fit well conditioned.
+    scale = 1.0 / (max(nx, ny) * aperture.scale)
+    v2, v3 = (v2 - aperture.v2_v3[0]) * scale, (v3 - aperture.v2_v3[1]) * scale
     fitter = LinearLSQFitter()
     fitted = [fitter(Polynomial2D(degree), v2, v3, values) for values in (x, y)]
     return (
         Shift(-aperture.v2_v3[0]) & Shift(-aperture.v2_v3[1])
+        | Scale(scale) & Scale(scale)
         | Mapping((0, 1, 0, 1))
         | fitted[0] & fitted[1]
     )
@@ -219,7 +244,8 @@ def _photom(path: Path, setup: Setup) -> None:
     instrument = setup.camera.instrument
     model = kinds[instrument]()
     band = setup.pupil if instrument == "NIRISS" and setup.pupil else setup.filter_name
-    row = (setup.filter_name, _second_key(setup), photmjsr(band), 0.01 * photmjsr(band))
+    flux = photmjsr(band, instrument)
+    row = (setup.filter_name, _second_key(setup), flux, 0.01 * flux)
     model.phot_table = np.array([row], dtype=model.get_dtype("phot_table"))
     describe(model, setup, "photom")
     model.meta.photometry.pixelarea_steradians = pixel_area(setup.camera.aperture)

@@ -149,6 +149,10 @@ class Frames:
         JWST data-quality bits, uint32, same shape.
     var_poisson, var_rnoise : numpy.ndarray
         The two parts of ``err ** 2`` [(DN/s)^2], float32, same shape; NaN where DO_NOT_USE.
+
+    Notes
+    -----
+    Errors and variances are read-only: integrations share them where they are the same for all.
     """
 
     data: FloatArray
@@ -183,6 +187,8 @@ class SimulatedExposure:
     jump_fraction : float, optional
         Fraction of pixels flagged JUMP_DET, in which a cosmic ray left an exponentially
         distributed signal that is not part of the truth.
+    jump_leftover : float, optional
+        Mean of that signal [DN/s].
 
     Notes
     -----
@@ -199,6 +205,7 @@ class SimulatedExposure:
     label: Label
     seed: tuple[int, ...]
     jump_fraction: float = 0.0
+    jump_leftover: float = JUMP_LEFTOVER
 
     @property
     def window(self) -> Window:
@@ -224,6 +231,9 @@ class SimulatedExposure:
             "DETECTOR": setup.camera.detector,
             "FILTER": setup.filter_name,
             "PUPIL": setup.pupil,
+            "GRATING": setup.keywords.get("instrument.grating"),
+            "GWA_XTIL": setup.keywords.get("instrument.gwa_xtilt"),
+            "GWA_YTIL": setup.keywords.get("instrument.gwa_ytilt"),
             "EXP_TYPE": setup.exp_type,
             "READPATT": setup.readout,
             "PROGRAM": f"{label.program:05d}",
@@ -277,30 +287,44 @@ class SimulatedExposure:
         noise, window = self.setup.noise, self.window
         model = add_up(self.layers() if layers is None else layers)
         n = self.setup.n_integrations
-        shape = model.shape if n is None else (n, *model.shape)
+        flags = self.detector.flags(window)
+        bad = (flags & np.uint32(FLAG_BITS["DO_NOT_USE"])) > 0
+        shape = window.shape if n is None else (n, *window.shape)
 
+        data = np.empty(shape, np.float32)
+        dq = np.empty(shape, np.uint32)
+        # One integration at a time: in float64 all of them would take several times the memory.
+        planes = np.broadcast_to(model, shape).reshape(-1, *window.shape)
+        for index, plane in enumerate(planes):
+            rates, dq.reshape(planes.shape)[index] = self._integrate(plane, flags, rng)
+            data.reshape(planes.shape)[index] = _float32(rates, bad)
+
+        var_poisson = np.maximum(model, 0.0) / noise.electrons
+        var_rnoise = np.full(window.shape, noise.var_rnoise)
+        return Frames(
+            data=data,
+            err=np.broadcast_to(_float32(np.sqrt(var_poisson + var_rnoise), bad), shape),
+            dq=dq,
+            var_poisson=np.broadcast_to(_float32(var_poisson, bad), shape),
+            var_rnoise=np.broadcast_to(_float32(var_rnoise, bad), shape),
+        )
+
+    def _integrate(
+        self, model: Grid, flags: FlagArray, rng: np.random.Generator
+    ) -> tuple[Grid, FlagArray]:
+        """Make rates and flags of one integration."""
+        noise = self.setup.noise
         expected = np.maximum(model, 0.0) * noise.electrons
-        data = rng.poisson(expected, shape) - expected
+        data = rng.poisson(expected) - expected
         data /= noise.electrons
         data += model
-        data += np.sqrt(noise.var_rnoise) * rng.standard_normal(shape)
-
-        dq = np.broadcast_to(self.detector.flags(window), shape).copy()
-        jumps = rng.random(shape) < self.jump_fraction
-        jumps &= (dq & np.uint32(FLAG_BITS["REFERENCE_PIXEL"])) == 0
-        data[jumps] += rng.exponential(JUMP_LEFTOVER, int(jumps.sum()))
+        data += np.sqrt(noise.var_rnoise) * rng.standard_normal(model.shape)
+        jumps = rng.random(model.shape) < self.jump_fraction
+        jumps &= (flags & np.uint32(FLAG_BITS["REFERENCE_PIXEL"])) == 0
+        data[jumps] += rng.exponential(self.jump_leftover, int(jumps.sum()))
+        dq = flags.copy()
         dq[jumps] |= np.uint32(FLAG_BITS["JUMP_DET"])
-
-        bad = (dq & np.uint32(FLAG_BITS["DO_NOT_USE"])) > 0
-        var_poisson = np.broadcast_to(expected / noise.electrons**2, shape)
-        var_rnoise = np.full(shape, noise.var_rnoise)
-        return Frames(
-            data=_float32(data, bad),
-            err=_float32(np.sqrt(var_poisson + var_rnoise), bad),
-            dq=dq,
-            var_poisson=_float32(var_poisson, bad),
-            var_rnoise=_float32(var_rnoise, bad),
-        )
+        return data, dq
 
     @cached_property
     def frames(self) -> Frames:
@@ -346,11 +370,14 @@ class Attachment:
         Kind of member of the level-2 associations, such as ``sourcecat``; None if it is not one.
     write : callable
         Writes the file to the path it is given.
+    exposures : tuple of str, optional
+        Stems of the exposures that it is a member for; all if not given.
     """
 
     name: str
     kind: str | None
     write: Callable[[Path], None]
+    exposures: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -370,6 +397,8 @@ class Observation:
         More files.
     references : tuple of Reference, optional
         Reference files beyond those that all images have.
+    is_nodded : bool, optional
+        Whether the background of each science exposure are all the others.
     """
 
     preset: str
@@ -377,11 +406,29 @@ class Observation:
     backgrounds: tuple[SimulatedExposure, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     references: tuple[Reference, ...] = ()
+    is_nodded: bool = False
 
     @property
     def exposures(self) -> tuple[SimulatedExposure, ...]:
         """All exposures."""
         return self.science + self.backgrounds
+
+    def backgrounds_of(self, exposure: SimulatedExposure) -> tuple[SimulatedExposure, ...]:
+        """
+        Find what is subtracted from an exposure.
+
+        Parameters
+        ----------
+        exposure : SimulatedExposure
+            One of the science exposures.
+
+        Returns
+        -------
+        tuple of SimulatedExposure
+            The blank field's exposures, and the other nods if there are nods.
+        """
+        nods = self.science if self.is_nodded else ()
+        return (*self.backgrounds, *(other for other in nods if other is not exposure))
 
 
 def add_up(images: Mapping[str, Image], shape: tuple[int, int] | None = None) -> Grid:
@@ -391,7 +438,8 @@ def add_up(images: Mapping[str, Image], shape: tuple[int, int] | None = None) ->
     Parameters
     ----------
     images : mapping
-        Float32 images of one shape by name.
+        Float32 images of one shape by name; those of layers that change from one integration to
+        the next have a leading axis.
     shape : tuple of int, optional
         Their shape; needed only where there may be none.
 
@@ -400,8 +448,8 @@ def add_up(images: Mapping[str, Image], shape: tuple[int, int] | None = None) ->
     numpy.ndarray
         Float64 sum.
     """
-    first = next(iter(images.values()), None)
-    total = np.zeros(first.shape if first is not None else shape or (0, 0))
+    shapes = [image.shape for image in images.values()]
+    total = np.zeros(np.broadcast_shapes(*shapes) if shapes else shape or (0, 0))
     for image in images.values():
         total += image
     return total
@@ -410,5 +458,5 @@ def add_up(images: Mapping[str, Image], shape: tuple[int, int] | None = None) ->
 def _float32(values: Grid, bad: NDArray[np.bool_]) -> FloatArray:
     """Return a float32 copy with NaN where bad."""
     copy = values.astype(np.float32)
-    copy[bad] = np.nan
+    copy[..., bad] = np.nan
     return copy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from webbkg.sim import crds
 from webbkg.sim.associations import level2, level3
 from webbkg.sim.catalog import mosaic_frame, write_catalog
 from webbkg.sim.keywords import header_values, integration_times
-from webbkg.sim.layers import Image
+from webbkg.sim.layers import Grid, Image
 from webbkg.sim.references import imaging_references, photmjsr, pixel_area
 from webbkg.sim.scene import Frames, Observation, SimulatedExposure, add_up
 
@@ -274,9 +274,20 @@ def _truth_table(exposure: SimulatedExposure, layers: dict[str, Image]) -> dict[
 
 
 def _numbers(layer: Any) -> dict[str, Any]:
+    """Give what a layer, or a part of one, is made of, but for arrays."""
     plain = (bool, int, float, str, tuple)
-    values = {name: value for name, value in vars(layer).items() if isinstance(value, plain)}
+    values = {
+        name: _part(value)
+        for name, value in vars(layer).items()
+        if isinstance(value, plain) or is_dataclass(value)
+    }
     return {"kind": type(layer).__name__, **values}
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_part(item) for item in value]
+    return _numbers(value) if is_dataclass(value) else value
 
 
 def _seen_sources(exposure: SimulatedExposure) -> Iterator[dict[str, Any]]:
@@ -288,15 +299,27 @@ def _seen_sources(exposure: SimulatedExposure) -> Iterator[dict[str, Any]]:
     x, y = exposure.pointing.to_pixels(ra, dec)
     area = exposure.pointing.aperture.relative_area(x, y)
     window = exposure.window
-    for source, at_x, at_y, size in zip(sources, x - window.x0, y - window.y0, area, strict=True):
+    parts = _throughput(exposure, x, y)
+    places = zip(sources, x - window.x0, y - window.y0, area, parts, strict=True)
+    for source, at_x, at_y, size, part in places:
         if -0.5 < at_x < window.nx - 0.5 and -0.5 < at_y < window.ny - 0.5:
-            in_frame = source.flux if source.is_extended else source.flux / size
+            in_frame = part * (source.flux if source.is_extended else source.flux / size)
             yield {
                 **asdict(source),
                 "x": float(at_x),
                 "y": float(at_y),
                 "flux_in_frame": float(in_frame),
             }
+
+
+def _throughput(exposure: SimulatedExposure, x: Grid, y: Grid) -> Grid:
+    """Give the fraction of each source's light that reaches the detector."""
+    parts, start = [], 0
+    for layer in exposure.scene.layers:
+        places = slice(start, start + len(tuple(layer.sources())))
+        parts.append(layer.throughput(x[places], y[places]))
+        start = places.stop
+    return np.concatenate(parts)
 
 
 def _write_about(files: ObservationFiles, observation: Observation, level: str) -> None:
@@ -310,11 +333,15 @@ def _write_about(files: ObservationFiles, observation: Observation, level: str) 
             item.write(temporary)
     first = observation.science[0]
     aperture = first.setup.camera.aperture
-    band = first.setup.pupil if first.setup.camera.instrument == "NIRISS" else None
-    jansky = photmjsr(band or first.setup.filter_name) * 1e6 * pixel_area(aperture)
-    with replacing(files.catalog, overwrite=True) as temporary:
-        write_catalog(temporary, first.scene.sources(), mosaic_frame(observation.science), jansky)
-    crds.write_cache(files.cache, _references(observation, level))
+    instrument = first.setup.camera.instrument
+    band = first.setup.pupil if instrument == "NIRISS" else None
+    jansky = photmjsr(band or first.setup.filter_name, instrument) * 1e6 * pixel_area(aperture)
+    if files.catalog not in files.attachments:
+        frame = mosaic_frame(observation.science)
+        with replacing(files.catalog, overwrite=True) as temporary:
+            write_catalog(temporary, first.scene.sources(), frame, jansky)
+    instruments = {exposure.setup.camera.instrument for exposure in observation.exposures}
+    crds.write_cache(files.cache, _references(observation, level), instruments)
     with replacing(files.environment, overwrite=True) as temporary:
         temporary.write_text(crds.environment_text(files.cache), encoding="utf-8")
 
@@ -326,7 +353,7 @@ def _references(observation: Observation, level: str) -> Iterable[crds.Reference
     for exposure in observation.exposures:
         found += imaging_references(exposure.setup)
         if level == "uncal":
-            from webbkg.sim.ramps import ramp_references
+            from webbkg.sim.ramp_references import ramp_references
 
             found += ramp_references(exposure)
     for item in [*found, *observation.references]:

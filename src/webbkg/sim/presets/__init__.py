@@ -10,7 +10,12 @@ from typing import Any
 
 from webbkg.errors import ParameterError
 from webbkg.params import Params
+from webbkg.sim.presets.i4i import MiriI4iParams, miri_i4i
 from webbkg.sim.presets.miri import MiriImagingParams, miri_imaging
+from webbkg.sim.presets.nircam import NircamImagingParams, nircam_imaging
+from webbkg.sim.presets.slits import MiriLrsParams, NirspecNodsParams, miri_lrs, nirspec_nods
+from webbkg.sim.presets.soss import NirissSossParams, niriss_soss
+from webbkg.sim.presets.wfss import NircamWfssParams, NirissWfssParams, nircam_wfss, niriss_wfss
 from webbkg.sim.scene import Observation
 
 __all__ = ["PRESETS", "Preset", "preset_of", "simulate"]
@@ -48,6 +53,48 @@ PRESETS: dict[str, Preset] = {
             "MIRI images of stars and a spiral galaxy, with dedicated background exposures.",
             MiriImagingParams,
             miri_imaging,
+        ),
+        Preset(
+            "miri-i4i",
+            "MIRI images of a distant field, whose background is in the science dithers alone.",
+            MiriI4iParams,
+            miri_i4i,
+        ),
+        Preset(
+            "nircam-imaging",
+            "NIRCam images of stars, galaxies or a nebula in both channels, with 1/f noise.",
+            NircamImagingParams,
+            nircam_imaging,
+        ),
+        Preset(
+            "niriss-soss",
+            "NIRISS SOSS time series: three orders, other stars, sky with its step.",
+            NirissSossParams,
+            niriss_soss,
+        ),
+        Preset(
+            "niriss-wfss",
+            "NIRISS grism exposures with direct image and catalogue, sky with all its structure.",
+            NirissWfssParams,
+            niriss_wfss,
+        ),
+        Preset(
+            "nircam-wfss",
+            "NIRCam grism exposures with direct image and catalogue, sky with all its structure.",
+            NircamWfssParams,
+            nircam_wfss,
+        ),
+        Preset(
+            "nirspec-nods",
+            "NIRSpec fixed-slit spectra, nodded along the slit.",
+            NirspecNodsParams,
+            nirspec_nods,
+        ),
+        Preset(
+            "miri-lrs",
+            "MIRI LRS spectra, nodded along the slit, or without slit.",
+            MiriLrsParams,
+            miri_lrs,
         ),
     )
 }

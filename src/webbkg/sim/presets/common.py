@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from webbkg.errors import ParameterError
+from webbkg.exposure import Window
 from webbkg.params import Params, param
 from webbkg.sim.cameras import Camera
 from webbkg.sim.geometry import Pointing
@@ -32,9 +33,9 @@ class DitherParams(Params):
         "How dithers are laid out: over a disc, a line or a box.",
         choices=DITHER_PATTERNS,
     )
-    dither_size: float = param(60.0, "Distance of the farthest dither.", unit="px", ge=0)
+    dither_size: float = param(60.0, "Distance of the farthest dither.", unit="px", ge=0, le=2000)
     n_visits: int = param(1, "Visits over which the science exposures are spread.", ge=1)
-    days_between_visits: float = param(2.0, "Time between visits.", unit="d", gt=0)
+    days_between_visits: float = param(2.0, "Time between visits.", unit="d", gt=0, le=1000)
     roll_between_visits: float = param(1.0, "Change of the roll angle with each visit.", unit="deg")
 
 
@@ -107,7 +108,13 @@ def shrink(camera: Camera, shape: tuple[int, int] | None) -> tuple[Camera, float
 
 
 def take(
-    field: Field, camera: Camera, number: int, params: DitherParams, *, shrunk: float = 1.0
+    field: Field,
+    camera: Camera,
+    number: int,
+    params: DitherParams,
+    *,
+    shrunk: float = 1.0,
+    window: Window | None = None,
 ) -> Iterator[tuple[Pointing, Label]]:
     """
     Lay out the exposures of a field.
@@ -124,6 +131,8 @@ def take(
         Dithers and visits; blank fields have one visit.
     shrunk : float, optional
         Factor on the size of the dithers.
+    window : Window, optional
+        Sub-array; the whole detector if not given.
 
     Yields
     ------
@@ -133,13 +142,14 @@ def take(
     Raises
     ------
     ParameterError
-        If there are more visits than exposures.
+        If there are more visits than exposures, or a dither shares no pixel with the first one.
     """
     n_visits = 1 if field.is_background else params.n_visits
     if number and n_visits > number:
         raise ParameterError(
             f"n_visits must be at most the number of exposures, {number}, got {n_visits}"
         )
+    ny, nx = camera.shape if window is None else window.shape
     for index in range(number):
         visit = index * n_visits // number
         first = -(-visit * number // n_visits)
@@ -150,6 +160,11 @@ def take(
             roll=(field.roll + visit * params.roll_between_visits) % 360.0,
         )
         offset = _offset(index, number, params.dither_pattern, params.dither_size * shrunk)
+        if abs(offset[0]) >= nx or abs(offset[1]) >= ny:
+            raise ParameterError(
+                f"dither_size of {params.dither_size:g} px moves the field off the {ny}x{nx} "
+                f"pixels of {camera.detector} that are read; it must be smaller"
+            )
         yield (
             pointing.dithered(*offset),
             Label(

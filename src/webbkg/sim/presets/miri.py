@@ -42,28 +42,36 @@ class MiriImagingParams(DitherParams):
 
     table = "miri-imaging"
 
-    n_science: int = param(4, "Number of exposures of the target.", ge=1)
-    n_background: int = param(4, "Number of exposures of the blank field.", ge=0)
+    n_science: int = param(4, "Number of exposures of the target.", ge=1, le=1000)
+    n_background: int = param(4, "Number of exposures of the blank field.", ge=0, le=1000)
     filter: str = param("F770W", "Filter.", choices=FILTERS)
     subarray: str = param(
         "FULL", "Sub-array.", choices=("FULL", "BRIGHTSKY", "SUB256", "SUB128", "SUB64")
     )
-    n_groups: int = param(47, "Groups of an integration, FASTR1.", ge=5)
-    n_integrations: int | None = param(None, "Integrations of a 3-D product; 2-D if none.", ge=1)
+    n_groups: int = param(47, "Groups of an integration, FASTR1.", ge=5, le=1000)
+    n_integrations: int | None = param(
+        None, "Integrations of a 3-D product; 2-D if none.", ge=1, le=1000
+    )
     sky: float | None = param(
-        None, "Level of sky and telescope; typical of the filter if none.", unit="DN/s", ge=0
+        None,
+        "Level of sky and telescope; typical of the filter if none.",
+        unit="DN/s",
+        ge=0,
+        le=1e5,
     )
     sky_scatter: float = param(
-        0.0, "Scatter of the sky level between exposures, relative to it.", ge=0
+        0.0, "Scatter of the sky level between exposures, relative to it.", ge=0, le=1
     )
     pattern_rms: float = param(
-        0.5, "Scatter of the detector's pattern from pixel to pixel.", unit="DN/s", ge=0
+        0.5, "Scatter of the detector's pattern from pixel to pixel.", unit="DN/s", ge=0, le=1e5
     )
     smooth_rms: float = param(
-        0.5, "Scatter of the detector's large-scale pattern.", unit="DN/s", ge=0
+        0.5, "Scatter of the detector's large-scale pattern.", unit="DN/s", ge=0, le=1e5
     )
-    n_stars: int = param(320, "Stars of the target field on a full-size detector.", ge=0)
-    n_background_stars: int = param(40, "Stars of the blank field on a full-size detector.", ge=0)
+    n_stars: int = param(320, "Stars of the target field on a full-size detector.", ge=0, le=100000)
+    n_background_stars: int = param(
+        40, "Stars of the blank field on a full-size detector.", ge=0, le=100000
+    )
     bad_fraction: float = param(0.002, "Fraction of permanently bad pixels.", ge=0, le=0.5)
     jump_fraction: float = param(
         0.002, "Fraction of pixels with a trace of a cosmic ray.", ge=0, le=0.5
@@ -132,7 +140,7 @@ def miri_imaging(
         field: Field, number: int, sources: tuple[Layer, ...]
     ) -> Iterator[SimulatedExposure]:
         rng = np.random.default_rng([seed, 3, field.is_background])
-        plan = take(field, camera, number, params, shrunk=shrunk)
+        plan = take(field, camera, number, params, shrunk=shrunk, window=window)
         for index, (pointing, label) in enumerate(plan):
             brightness = 1.0 + params.sky_scatter * rng.standard_normal()
             yield SimulatedExposure(
