@@ -106,7 +106,7 @@ def test_tweakreg_aligned_all_exposures(reduced: Reduced, mosaic: Any) -> None:
 
 
 def isolated(mosaic: Any, catalog: QTable, reach: float = 12.0) -> list[tuple[float, float, Any]]:
-    """List the brightest tenth of the stars with no other source of more than 2 % of their flux within `reach`."""
+    """List the brightest tenth of the stars, without those that have a neighbour of 2 %."""
     places = catalog["sky_centroid"]
     wcs = mosaic.meta.wcs
     wcs.bounding_box = None

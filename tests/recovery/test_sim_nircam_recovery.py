@@ -131,12 +131,13 @@ def test_each_layer_can_be_left_out():
 
 def test_memory_does_not_grow_with_the_number_of_exposures(tmp_path):
     peaks = []
-    for number in (1, 2, 5):
+    # The first loads modules and schemas.
+    for turn, number in enumerate((1, 1, 3)):
         observation = nircam_imaging(shape=(384, 384), n_science=number, channel="long")
-        if number > 1:  # the first loads modules and schemas
+        if turn:
             tracemalloc.start()
-        write_observation(observation, tmp_path / str(number))
-        peaks.append(tracemalloc.get_traced_memory()[1] if number > 1 else 0)
+        write_observation(observation, tmp_path / str(turn))
+        peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # Three more exposures have this many bytes of pixels alone.
-    assert peaks[2] - peaks[1] < 0.2 * (3 * 384**2 * 20)
+    # Two more exposures have this many bytes of pixels alone.
+    assert peaks[2] - peaks[1] < 0.25 * (2 * 384**2 * 20)

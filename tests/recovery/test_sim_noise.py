@@ -139,7 +139,7 @@ def test_integrations_are_independent():
 
 
 def test_cosmic_rays_are_as_many_and_as_bright_as_declared():
-    fraction, n_hit, left = 0.02, 0, []
+    fraction, n_hit, left = 0.1, 0, []
     for seed in range(N_SEEDS):
         frames = expose(seed, 60.0, jump_fraction=fraction).observe()
         hit = (frames.dq & FLAG_BITS["JUMP_DET"]) > 0
@@ -149,6 +149,7 @@ def test_cosmic_rays_are_as_many_and_as_bright_as_declared():
         left.append((frames.data - quiet.data)[hit])
     left = np.concatenate(left)
     assert within(n_hit, stats.binom(N_SEEDS * SHAPE[0] * SHAPE[1], fraction))
+    assert within(left.sum(dtype=float), stats.gamma(n_hit, scale=JUMP_LEFTOVER))
     p = stats.kstest(left, stats.expon(scale=JUMP_LEFTOVER).cdf).pvalue
     print(f"{n_hit} cosmic rays: p {p:.3f}")  # noqa: T201
     assert p > ODDS

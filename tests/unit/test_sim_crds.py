@@ -88,6 +88,17 @@ def test_two_caches_in_one_process_do_not_mix(tmp_path):
             assert (found["dark"] != NONE) == bool(dark)
 
 
+def test_what_the_client_read_before_does_not_count(tmp_path, monkeypatch):
+    write_cache(tmp_path / "one", [reference(text="first")])
+    write_cache(tmp_path / "two", [reference(text="second")])
+    for name, value in environment(tmp_path / "one").items():
+        monkeypatch.setenv(name, value)
+    assert Path(best(["distortion"])["distortion"]).read_text() == "first"
+    with local_crds(tmp_path / "two"):
+        assert Path(best(["distortion"])["distortion"]).read_text() == "second"
+    assert Path(best(["distortion"])["distortion"]).read_text() == "first"
+
+
 def test_a_cache_that_was_written_anew_is_used(tmp_path):
     for text, kinds in (("old", ["distortion"]), ("new", ["distortion", "dark"])):
         write_cache(tmp_path, [reference(kind, text=text) for kind in kinds])

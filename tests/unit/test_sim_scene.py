@@ -338,6 +338,13 @@ def test_unknown_presets_and_parameters_name_the_nearest():
             ),
         ),
         (
+            {"dither_pattern": "line", "dither_size": 1400.0},
+            (
+                "dither_size of 1400 px moves the field off the 1024x1032 pixels of MIRIMAGE that "
+                "are read; it must be smaller"
+            ),
+        ),
+        (
             {"subarray": "SUB64", "dither_size": 100.0},
             (
                 "dither_size of 100 px moves the field off the 64x72 pixels of MIRIMAGE that are "

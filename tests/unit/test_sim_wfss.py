@@ -15,6 +15,7 @@ from webbkg.errors import ParameterError, ShapeError
 from webbkg.exposure import Window
 from webbkg.sim import (
     CAMERAS,
+    DirectImage,
     DispersedSources,
     Pointing,
     ScatteredLight,
@@ -25,6 +26,7 @@ from webbkg.sim import (
     nircam_wfss,
     niriss_wfss,
     simulate,
+    tangent_plane,
 )
 from webbkg.sim.dispersed import PROFILES, half_light_radius, radial, spread, transmission
 from webbkg.sim.grism_references import grism_of, grism_wcs
@@ -128,7 +130,10 @@ def test_grism_wcs_turns_with_the_filter_wheel():
         grism_wcs(one, pointing).backward_transform(layer.ra, layer.dec, np.array([1.6]), 2)[0][0]
         for one in (straight, turned)
     ]
-    # 454 px from the direct position, turned by a degree.
+    # In its nominal position the wheel turns nothing: -1.0 px across, and 0.5 px per order more at
+    # 2.30 um than at 0.75 um.
+    assert_allclose(x[0], 1023.5 - 1.0 + 0.5 * 2 * (1.6 - 0.75) / 1.55, atol=0.02)
+    # 452 px from the direct position, turned by a degree.
     assert_allclose(abs(x[1] - x[0]), 452.0 * math.tan(math.radians(1.0)), rtol=0.02)
 
 
@@ -139,6 +144,13 @@ def test_image_of_a_subarray_is_a_cutout():
     part = layer.render(pointing, Window(100, 37, 64, 200))
     assert_allclose(part, whole[100:164, 37:237], atol=1e-6 * whole.max())
     assert (part > 0).any()
+
+
+def test_named_subarray_is_read():
+    exposure = nircam_wfss(n_science=1, subarray="SUBGRISM64", n_sources=2500).science[0]
+    assert exposure.window == Window(0, 0, 64, 2048)
+    assert exposure.setup.subarray == "SUBGRISM64"
+    assert exposure.sources().shape == (64, 2048)
 
 
 def test_sources_beyond_the_mirror_have_no_spectrum():
@@ -248,7 +260,10 @@ def test_the_same_seed_gives_the_same_bits():
         for seed in (1, 1, 2)
     )
     assert_array_equal(first.data, again.data)
-    assert (first.data != other.data).any()
+    # Noise and sources are others with another seed.
+    noise = [(one.data - one.model())[one.dq == 0][:1000] for one in (first, other)]
+    assert abs(np.corrcoef(*noise)[0, 1]) < 0.2
+    assert (first.sources() != other.sources()).any()
 
 
 @pytest.mark.parametrize("preset", ["niriss-wfss", "nircam-wfss"])
@@ -300,6 +315,32 @@ def test_catalogue_map_and_image_agree(tmp_path: Path):
         for first, second, size in (("ll", "lr", np.ptp(columns)), ("ll", "ul", np.ptp(rows))):
             side = table[f"sky_bbox_{first}"][row].separation(table[f"sky_bbox_{second}"][row])
             assert_allclose(side.arcsec / scale, size + 1, atol=1e-3)
+
+
+def test_pixels_belong_to_the_brightest_source():
+    setup = setup_of("GR150R")
+    frame = Pointing(aperture=tangent_plane((21, 31), 0.0656), ra=150.0, dec=2.0)
+    ra, dec = frame.to_sky(np.array([10.0, 14.0, 25.0, 40.0]), np.array([10.0, 10.0, 10.0, 10.0]))
+    layer, _ = source_at(setup, 10.0, 10.0)
+    layer = replace(
+        layer,
+        ra=ra,
+        dec=dec,
+        flux=np.array([1000.0, 20.0, 0.01, 50.0]),
+        profile=np.zeros(4, dtype=int),
+        slope=np.zeros(4),
+        lines=np.ones((4, 1)),
+        strengths=np.zeros((4, 1)),
+    )
+    direct = DirectImage(
+        setup=setup, layers=(layer,), frame=frame, noise=0.1, threshold=1.0, seed=(1,), stem="x"
+    )
+    labels, kept = direct.segments
+    # The third is too faint, the fourth outside of the image.
+    assert_array_equal(kept, [0, 1])
+    # The wings of the first are brighter beside the second than this one is.
+    assert_array_equal(labels[10, 8:16], [1, 1, 1, 1, 1, 1, 2, 2])
+    assert (labels[:, 24:27] == 0).all()
 
 
 def test_traces_and_exposures_are_listed(tmp_path: Path):
@@ -367,6 +408,8 @@ def test_parameters_that_do_not_go_together():
         niriss_wfss(small=True, n_science=2, n_pointings=3)
     with pytest.raises(ParameterError, match=r"faintest must be below brightest, got 5.0 and 2.0"):
         nircam_wfss(small=True, faintest=5.0, brightest=2.0)
+    with pytest.raises(ParameterError, match="has no sub-array 'SUBGRISM64'; it has FULL"):
+        nircam_wfss(small=True, subarray="SUBGRISM64")
 
 
 def test_ecliptic_latitude_of_known_places():

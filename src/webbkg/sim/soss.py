@@ -16,7 +16,7 @@ from webbkg.sim.cameras import CAMERAS, Setup
 from webbkg.sim.crds import Reference
 from webbkg.sim.geometry import Pointing
 from webbkg.sim.layers import Grid, Image, Layer
-from webbkg.sim.references import describe
+from webbkg.sim.references import AUTHOR, DESCRIPTION, USE_AFTER, describe
 
 __all__ = [
     "N_TEMPLATES",
@@ -330,12 +330,14 @@ def soss_references(setup: Setup, n_templates: int) -> tuple[Reference, ...]:
     Returns
     -------
     tuple of Reference
-        Sky templates and wavelengths.
+        Sky templates and wavelengths, and a parameter file that skips the extraction, which
+        needs a model of the traces.
     """
     mode = {"EXPOSURE.TYPE": setup.exp_type, "INSTRUMENT.DETECTOR": setup.camera.detector}
     return (
         Reference("NIRISS", "bkg", mode, "fits", lambda p: _write_library(p, setup, n_templates)),
         Reference("NIRISS", "specwcs", mode, "asdf", _write_wavelengths),
+        Reference("NIRISS", "pars-extract1dstep", mode, "asdf", _write_skip),
     )
 
 
@@ -417,5 +419,26 @@ def _write_wavelengths(path: Path) -> None:
     tree = {
         order: Polynomial2D(1, c0_0=first, c1_0=0.0, c0_1=step)
         for order, (first, step) in _WAVELENGTHS.items()
+    }
+    asdf.AsdfFile(tree).write_to(path)
+
+
+def _write_skip(path: Path) -> None:
+    """Write parameters that skip the extraction of spectra."""
+    import asdf
+
+    tree = {
+        "class": "jwst.extract_1d.extract_1d_step.Extract1dStep",
+        "name": "extract_1d",
+        "meta": {
+            "author": AUTHOR,
+            "description": DESCRIPTION,
+            "instrument": {"name": "NIRISS"},
+            "pedigree": "DUMMY",
+            "reftype": "pars-extract1dstep",
+            "telescope": "JWST",
+            "useafter": USE_AFTER,
+        },
+        "parameters": {"skip": True},
     }
     asdf.AsdfFile(tree).write_to(path)

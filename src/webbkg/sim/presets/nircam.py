@@ -45,8 +45,8 @@ SUBARRAYS = (
 )
 SMALL = (512, 512)
 TARGET = Field(1, "EXTENDED-FIELD", 83.83, -5.38, 40.0)
-#: Flux densities of stars and of small galaxies [Jy].
-STAR_FLUXES = (5e-8, 1.5e-5)
+#: Flux density of the brightest star, and those of the faintest and brightest small galaxy [Jy].
+BRIGHTEST_STAR = 1.5e-5
 GALAXY_FLUXES = (2e-8, 2e-6)
 #: Side of the square of sky that has stars and galaxies, in units of that of a short-wave
 #: detector: the long-wave one beside it reaches out to 1.5 of them from the target.
@@ -124,6 +124,14 @@ class NircamImagingParams(DitherParams):
     snowball_peak: float = param(0.02, "Brightness of their halos.", unit="DN/s", ge=0, le=1e3)
     n_stars: int = param(
         150, "Stars in the field of a short-wave detector, a quarter of the other.", ge=0, le=20000
+    )
+    faintest_star: float = param(
+        100.0,
+        "Flux of the faintest star; with many below the default, which the pipeline sees in some "
+        "exposures only, it aligns exposures less well.",
+        unit="nJy",
+        gt=0,
+        le=1e4,
     )
     n_galaxies: int = param(150, "Small galaxies in the same field.", ge=0, le=20000)
     bad_fraction: float = param(0.004, "Fraction of permanently bad pixels.", ge=0, le=0.5)
@@ -302,7 +310,8 @@ def _sources(
         "margin": sky.margin / sky.plane.aperture.scale,
         "fwhm": channel.setup.fwhm,
     }
-    low, high = (flux / channel.jansky for flux in STAR_FLUXES)
+    faintest = params.faintest_star * 1e-9
+    low, high = (flux / channel.jansky for flux in (faintest, BRIGHTEST_STAR))
     stars = draw_stars(
         sky.plane,
         round(params.n_stars * sky.crowd),

@@ -97,6 +97,11 @@ def niriss_soss(
     ParameterError
         If a value is not allowed, or the sky has a template that is not in the library.
 
+    Notes
+    -----
+    An exposure is written at once, with about 27 bytes of memory per pixel and integration: 14 MB
+    for each integration of SUBSTRIP256.
+
     Examples
     --------
     >>> observation = niriss_soss(small=True, n_integrations=2)

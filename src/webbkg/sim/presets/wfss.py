@@ -28,6 +28,7 @@ from webbkg.sim.grism_references import (
 from webbkg.sim.grism_sky import ScatteredLight, SkyTemplate, StarGlow, grism_template
 from webbkg.sim.layers import Grid, Layer
 from webbkg.sim.presets.common import Field, shrink, take
+from webbkg.sim.presets.nircam_channels import subarray_of
 from webbkg.sim.presets.wfss_fields import (
     WfssParams,
     draw_sources,
@@ -76,6 +77,11 @@ class NircamWfssParams(WfssParams):
     module: str = param("A", "Module.", choices=("A", "B"))
     grism: str = param("GRISMR", "Grism in the pupil wheel.", choices=("GRISMR", "GRISMC"))
     filter: str = param("F356W", "Filter.", choices=("F277W", "F322W2", "F356W", "F410M", "F444W"))
+    subarray: str = param(
+        "FULL",
+        "Sub-array.",
+        choices=("FULL", "SUB640", "SUBGRISM256", "SUBGRISM128", "SUBGRISM64"),
+    )
     small: bool = param(False, "Simulate a detector of 1024x1024 pixels, for tests.")
 
 
@@ -180,13 +186,11 @@ def nircam_wfss(
         n_groups=params.n_groups,
         fwhm=1.9,
     )
-    return _observe(params, setup, seed, window, small=params.small)
+    return _observe(params, setup, seed, window, small=params.small, subarray=params.subarray)
 
 
-def _observe(
-    params: WfssParams, setup: Setup, seed: int, window: Window | None, *, small: bool
-) -> Observation:
-    """Simulate the exposures of all fields."""
+def _check(params: WfssParams) -> None:
+    """Refuse values that do not go together."""
     if params.n_pointings > params.n_science or params.n_bad > params.n_science:
         raise ParameterError(
             f"n_pointings and n_bad must be at most n_science, {params.n_science}, got "
@@ -196,8 +200,22 @@ def _observe(
         raise ParameterError(
             f"faintest must be below brightest, got {params.faintest} and {params.brightest}"
         )
-    instrument = setup.camera.instrument
-    camera, shrunk = shrink(setup.camera, SMALL[instrument] if small else None)
+
+
+def _observe(
+    params: WfssParams,
+    setup: Setup,
+    seed: int,
+    window: Window | None,
+    *,
+    small: bool,
+    subarray: str = "FULL",
+) -> Observation:
+    """Simulate the exposures of all fields."""
+    _check(params)
+    camera, shrunk = shrink(setup.camera, SMALL[setup.camera.instrument] if small else None)
+    if window is None and subarray != "FULL":
+        window = subarray_of(camera, subarray)
     setup = replace(setup, camera=camera, window=window)
     template = grism_template(setup, strength=params.template_strength, seed=seed)
     spoiled = _spoiled(params, seed)
