@@ -172,8 +172,8 @@ def test_spectra_cannot_be_calibrated_as_images(cli: Cli, tmp_path: Path) -> Non
         (["miri-imaging", "--n-visits", "9"], "n_visits must be at most the number of exposures,"),
         (["miri-imaging", "--dither-size", "1500"], "moves the field off the 1024x1032 pixels"),
         (
-            ["miri-imaging", "--subarray", "SUB64", "--dither-size", "90"],
-            "dither_size of 90 px moves the field off the 64x72 pixels of MIRIMAGE",
+            ["miri-imaging", "--subarray", "SUB64", "--dither-size", "2000"],
+            "dither_size of 2000 px moves the field off the 64x72 pixels of MIRIMAGE",
         ),
         (
             ["miri-imaging", "--small", "--subarray", "SUB256"],

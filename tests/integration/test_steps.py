@@ -103,7 +103,8 @@ def test_the_drop_in_has_all_parameters_of_the_pipeline_and_ours() -> None:
     preset = AverageParams.presets["pipeline"]
     expected = {name: preset[name] for name in ("clip", "dq", "errors", "min_coverage")}
     defaults = AverageParams()
-    expected |= {"max_memory": defaults.max_memory, "threads": defaults.threads}
+    for name in ("mask_sources", "max_memory", "threads"):
+        expected[name] = getattr(defaults, name)
     assert added == expected | {"bad_flags": None}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from webbkg.exposure import MemoryHandle
 from webbkg.methods.average import AverageParams, average
@@ -233,9 +234,10 @@ def test_stars_in_dithered_backgrounds_leave_no_holes(fields):
         f"{depth.min():.2f}; clip=std {by_std[touched].mean():+.1f}, deepest {by_std.min():.0f}"
     )
     assert core.sum() > 500
-    # One value just inside the limit lowers the mean of four by 3.67 / 4 sigma.
-    assert depth.min() > -3.0
-    assert abs(depth[core].mean()) < 0.3
+    # What clipping leaves of faint stars and wings, 3.67 / 4 sigma at worst, is found by smoothing.
+    assert depth.min() > -1.5
+    assert abs(depth[touched].mean()) < 0.05
+    assert abs(depth[core].mean()) < 0.05
     assert abs(depth[~touched].mean()) < 0.05
     # The pipeline's rule, which this replaces.
     assert by_std.min() < -100.0
@@ -244,9 +246,13 @@ def test_stars_in_dithered_backgrounds_leave_no_holes(fields):
 def test_level_drift_does_not_bias(fields):
     """Backgrounds of the same field whose sky differs by up to 2 %, 3.4 times the noise."""
     depth, results = residuals(fields, 8, levels=[1.0, 1.01, 0.985, 1.02])
-    blank = np.max(fields, axis=0) < 0.01 * NoiseModel().sigma(SKY)
+    faintest = 0.01 * NoiseModel().sigma(SKY)
+    blank = np.max(fields, axis=0) < faintest
     core = np.max(fields, axis=0) > 10.0 * NoiseModel().sigma(SKY)
-    n_used = np.mean([result.template.n_used[blank].mean() for result in results])
+    # Sources are left out with a margin, which is no verdict on the levels.
+    far = ~ndimage.binary_dilation(~blank, iterations=5)
+    assert far.sum() > 500
+    n_used = np.mean([result.template.n_used[far].mean() for result in results])
     offsets = np.mean([result.diagnostics.level_offsets for result in results], axis=0)
     means = [float((r.exposure.data / r.exposure.err)[blank].mean()) for r in results]
     error = np.std(means, ddof=1) / math.sqrt(len(means))

@@ -185,7 +185,7 @@ def test_limits_and_how_many_are_kept(values, mean, n_used):
     left = {252.5: [5.0, 500.0], 550.0: [500.0, 600.0], 500.0: [400.0, 500.0, 600.0]}.get(mean)
     var = 1.0 / n_used if left is None else np.var(left, ddof=1) / n_used
     assert found.var[0] == pytest.approx(var, rel=1e-6)
-    assert found.n_disputed == (left is not None)
+    assert found.disputed[0] == (left is not None)
 
 
 def test_tied_outliers_are_rejected_in_no_order():

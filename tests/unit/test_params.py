@@ -110,6 +110,7 @@ def test_defaults_of_average():
         "sigma": 3.0,
         "maxiters": None,
         "clip": "auto",
+        "mask_sources": True,
         "dq": "quorum",
         "errors": "propagate",
         "bad_flags": "DO_NOT_USE,NON_SCIENCE,REFERENCE_PIXEL,SATURATED",

@@ -277,6 +277,20 @@ def test_channels_see_the_same_sources():
                 assert counts.min() > 0.15 * inside.sum()
 
 
+def test_sources_keep_their_distance_and_the_faintest_flux():
+    observation = nircam_imaging(channel="long", n_science=1, separation=1.2, faintest_star=1000.0)
+    stars, galaxies = observation.science[0].scene.layers[1:3]
+    ra, dec = (np.concatenate([getattr(stars, k), getattr(galaxies, k)]) for k in ("ra", "dec"))
+    x, y = 3600.0 * (ra - ra[0]) * np.cos(np.radians(-5.38)), 3600.0 * (dec - dec[0])
+    distances = np.hypot(x - x[:, np.newaxis], y - y[:, np.newaxis])
+    np.fill_diagonal(distances, np.inf)
+    assert 1.1999 < distances.min() < 1.25
+    jansky = 0.40e6 * (0.063001 / 206264.8) ** 2
+    assert 1e-6 < (stars.flux * jansky).min() < 1.1e-6
+    close = nircam_imaging(channel="long", n_science=1, separation=0.0).science[0].scene.layers[1:3]
+    assert [len(layer.ra) for layer in close] == [len(stars.ra), len(galaxies.ra)]
+
+
 def test_default_noise_is_that_of_the_measurements():
     short, long = nircam_imaging(n_science=1).science
     assert short.setup.noise.sigma(0.1) == pytest.approx(0.0120, abs=1e-4)

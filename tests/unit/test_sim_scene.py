@@ -316,6 +316,8 @@ def test_unknown_presets_and_parameters_name_the_nearest():
     )
     with pytest.raises(ParameterError, match=r"^there is no preset 'x'; known are miri-imaging"):
         simulate_preset("x")
+    with pytest.raises(ParameterError, match=r"^seed must be at least 0, got -1$"):
+        simulate_preset("miri-imaging", seed=-1)
     with pytest.raises(ParameterError) as error:
         simulate_preset("miri-imaging", n_sience=3)
     assert str(error.value).startswith(
@@ -345,9 +347,9 @@ def test_unknown_presets_and_parameters_name_the_nearest():
             ),
         ),
         (
-            {"subarray": "SUB64", "dither_size": 100.0},
+            {"subarray": "SUB64", "dither_size": 2000.0},
             (
-                "dither_size of 100 px moves the field off the 64x72 pixels of MIRIMAGE that are "
+                "dither_size of 2000 px moves the field off the 64x72 pixels of MIRIMAGE that are "
                 "read; it must be smaller"
             ),
         ),

@@ -189,7 +189,9 @@ def test_truth_table_tells_where_sources_are_in_the_frame(files):
         y, x = np.unravel_index(np.argmax(image), image.shape)
         assert x == pytest.approx(bulge["x"], abs=0.6)
         assert y == pytest.approx(bulge["y"], abs=0.6)
-        assert bulge["flux_in_frame"] == bulge["flux"]
+        # Pixels away from the reference pixel are smaller, and there are more of them.
+        assert bulge["flux_in_frame"] == pytest.approx(bulge["flux"], rel=0.03)
+        assert bulge["flux_in_frame"] != bulge["flux"]
 
 
 def test_sources_of_a_sub_array_are_counted_from_its_corner(tmp_path):

@@ -143,8 +143,14 @@ def _summary(observation: Observation, files: ObservationFiles, level: str, seed
         lines.append(f"  {loop}; do {command}; done")
     for association in files.associations:
         stage = association.stem.split("_")[1]
-        if level != "cal" or stage.endswith("3"):
-            path = shlex.quote(str(association))
+        path = shlex.quote(str(association))
+        if observation.science[0].setup.camera.instrument == "NIRSPEC":
+            # There is no geometry of its slits for assign_wcs.
+            lines[1:] = ["to go on:", f"  webbkg average {path} -o OUT"]
+        elif stage == "spec2":
+            # The pipeline looks for source catalogues where it is started.
+            lines.append(f"  (cd {place} && strun calwebb_spec2 {association.name})")
+        elif level != "cal" or stage.endswith("3"):
             lines.append(f"  strun calwebb_{stage} {path} --output_dir={place}")
     return "\n".join(lines)
 

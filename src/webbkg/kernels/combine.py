@@ -32,6 +32,7 @@ _NETWORK = nb.types.Array(nb.int32, 2, "C", readonly=True)
 _FACTORS = nb.types.Array(nb.float64, 1, "C", readonly=True)
 _IMAGE = nb.types.Array(nb.float32, 1, "C")
 _COUNT = nb.types.Array(nb.uint16, 1, "C")
+_MASK = nb.types.Array(nb.boolean, 1, "C")
 
 
 class Combined(NamedTuple):
@@ -46,14 +47,14 @@ class Combined(NamedTuple):
         Variance of that mean, float32, same shape; NaN where it is unknown.
     n_used : numpy.ndarray
         Number of kept values, uint16, same shape.
-    n_disputed : int
-        Number of pixels whose kept values differ by more than their noise.
+    disputed : numpy.ndarray
+        True where the kept values differ by more than their noise, bool, same shape.
     """
 
     mean: NDArray[np.float32]
     var: NDArray[np.float32]
     n_used: NDArray[np.uint16]
-    n_disputed: int = 0
+    disputed: NDArray[np.bool_]
 
     @classmethod
     def empty(cls, n_pixels: int) -> Combined:
@@ -62,6 +63,7 @@ class Combined(NamedTuple):
             np.empty(n_pixels, np.float32),
             np.empty(n_pixels, np.float32),
             np.empty(n_pixels, np.uint16),
+            np.zeros(n_pixels, np.bool_),
         )
 
 
@@ -164,7 +166,7 @@ def clip_by_noise(
     n = len(values)
     factors = np.ones(n) if noise_factors is None else np.ascontiguousarray(noise_factors, float)
     result = Combined.empty(values.shape[1])
-    n_disputed = _clip_by_noise(
+    _clip_by_noise(
         sorting_network(n),
         values,
         variances,
@@ -174,9 +176,9 @@ def clip_by_noise(
         k_high,
         -1 if max_iterations is None else max_iterations,
         SMALL_SAMPLE_MAD,
-        *result[:3],
+        *result,
     )
-    return result._replace(n_disputed=n_disputed)
+    return result
 
 
 @nb.njit(nogil=True, cache=True)
@@ -447,7 +449,7 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
 
 
 @nb.njit(
-    nb.int64(
+    nb.void(
         _NETWORK,
         _STACK_IN,
         _STACK_IN,
@@ -459,6 +461,7 @@ def _reject_worst(values, q, noise, k_low, k_high, kept, column, count, n_reject
         _IMAGE,
         _IMAGE,
         _COUNT,
+        _MASK,
     ),
     nogil=True,
     cache=True,
@@ -475,8 +478,8 @@ def _clip_by_noise(
     mean,
     var,
     n_used,
+    disputed,
 ):
-    n_disputed = 0
     n, n_pixels = values.shape
     chunk = max(64, min(n_pixels, _CHUNK_VALUES // n))
     ordered = np.empty((n, chunk), np.float32)
@@ -528,11 +531,9 @@ def _clip_by_noise(
             for i in range(n):
                 kept[i] = values[i, q] == values[i, q]
             _expected_noise(values, variances, q, factors, column, count, noise, small_sample)
-            left, disputed = _reject_worst(
+            left, disputed[q] = _reject_worst(
                 values, q, noise, k_low, k_high, kept, column, count, n_rejections
             )
-            n_disputed += disputed
             mean[q] = _mean(column, 0, left)
-            var[q] = _variance_of_kept(values, variances, q, kept, mean[q], disputed)
+            var[q] = _variance_of_kept(values, variances, q, kept, mean[q], disputed[q])
             n_used[q] = left
-    return n_disputed

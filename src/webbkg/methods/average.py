@@ -69,6 +69,12 @@ class AverageParams(Params):
         "standard deviation of the values, as the JWST pipeline does.",
         choices=("auto", "std"),
     )
+    mask_sources: bool = param(
+        True,
+        "Leave out sources of single backgrounds that are too faint to be clipped pixel by pixel "
+        "but stand out when the difference from the mean is smoothed (clip=auto, 3 backgrounds "
+        "or more).",
+    )
     dq: str = param(
         "quorum",
         "quorum flags science pixels DO_NOT_USE where the background is undefined; or adds all "
@@ -239,7 +245,7 @@ def combine_backgrounds(
             f"{window}; the first, {backgrounds[0].name}, has {backgrounds[0].window}; give "
             "backgrounds of the same sub-array or full frames"
         )
-    rule = ClipRule(params.clip == "std", params.sigma, params.maxiters)
+    rule = ClipRule(params.clip == "std", params.sigma, params.maxiters, params.mask_sources)
     stack = Stack.measured(covering or backgrounds, rule, flag_bits(params.bad_flags))
     mean = combine_stack(
         stack,

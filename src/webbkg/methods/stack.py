@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ from webbkg.exposure import (
 )
 from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
 from webbkg.kernels.decode import prepare_pixels
-from webbkg.kernels.noise import StackNoise, measure_stack
+from webbkg.kernels.light import REACH, find_light
+from webbkg.kernels.noise import MIN_PIXELS, StackNoise, measure_stack
 from webbkg.parallel import run_tasks
 
 __all__ = ["ClipRule", "Stack", "StackMean", "combine_stack"]
@@ -56,14 +57,20 @@ class ClipRule:
         Limit above the median (and below it, by standard deviation).
     max_iterations : int or None
         Most rounds, or rejected values.
+    mask_sources : bool, optional
+        Whether sources that stand out of the smoothed difference from the mean are left out.
     """
 
     by_std: bool
     sigma: float
     max_iterations: int | None
+    mask_sources: bool = False
 
     #: Sources and cosmic rays only add light, so the lower limit is the wider one.
     LOW_OVER_HIGH = 4.0 / 3.0
+    #: So much above `sigma` is a source in the smoothed difference: noise alone gets there in
+    #: three places of a million, and what it loses there would bias the mean.
+    SOURCE_OVER_HIGH = 4.0 / 3.0
 
     def combine(
         self,
@@ -103,6 +110,9 @@ class Stack:
         Noise and level of each exposure.
     integrations : tuple of StackNoise
         Noise and level of each exposure's integrations.
+    masks_sources : bool, optional
+        Whether sources in single exposures are left out: not below 3 exposures, or on fewer
+        pixels than noise and level can be measured on.
     """
 
     handles: Sequence[ExposureHandle]
@@ -110,6 +120,7 @@ class Stack:
     bad_bits: int
     exposures: StackNoise
     integrations: tuple[StackNoise, ...]
+    masks_sources: bool = False
 
     @classmethod
     def measured(cls, handles: Sequence[ExposureHandle], rule: ClipRule, bad_bits: int) -> Stack:
@@ -159,7 +170,11 @@ class Stack:
         loaded = [stack.load(region) for region in _sample_regions(common)]
         values = np.concatenate([band.values for band in loaded], axis=1)
         variances = np.concatenate([band.variances for band in loaded], axis=1)
-        return replace(stack, exposures=measure_stack(values, variances))
+        return replace(
+            stack,
+            exposures=measure_stack(values, variances),
+            masks_sources=rule.mask_sources and common.ny * common.nx >= MIN_PIXELS,
+        )
 
     def load(self, region: Window, scratch: Scratch | None = None) -> _Band:
         """
@@ -187,6 +202,68 @@ class Stack:
             else:
                 values[index] = np.nan
         return band
+
+    def combine(self, region: Window, scratch: Scratch | None = None) -> _Part:
+        """
+        Combine one region.
+
+        Parameters
+        ----------
+        region : Window
+            Part of the detector.
+        scratch : Scratch, optional
+            Memory to use.
+
+        Returns
+        -------
+        _Part
+            Mean, flags and counts of the region.
+        """
+        outer = self._neighbourhood(region) if self.masks_sources else region
+        band = self.load(outer, scratch)
+        combined = self.rule.combine(band.values, band.variances, self.exposures.factors)
+        if not self.masks_sources:
+            return _Part(combined, band.flags, band.counts)
+        self._leave_out_sources(band, combined, outer.shape)
+        inner = outer.slices(region)
+        return _Part(
+            Combined(*(_cut(plane, outer, inner).reshape(-1) for plane in combined)),
+            _cut(band.flags, outer, inner).reshape(-1),
+            band.counts - sum(_counts(band, outer, strip) for strip in _beside(outer, inner)),
+        )
+
+    def _neighbourhood(self, region: Window) -> Window:
+        """Add the pixels that decide about those of a region, as far as there are any."""
+        y0 = max(region.y0 - REACH, min(region.y0, *(h.window.y0 for h in self.handles)))
+        x0 = max(region.x0 - REACH, min(region.x0, *(h.window.x0 for h in self.handles)))
+        y1 = min(region.y1 + REACH, max(region.y1, *(h.window.y1 for h in self.handles)))
+        x1 = min(region.x1 + REACH, max(region.x1, *(h.window.x1 for h in self.handles)))
+        return Window(y0, x0, y1 - y0, x1 - x0)
+
+    def _leave_out_sources(self, band: _Band, combined: Combined, shape: tuple[int, int]) -> None:
+        """Combine again, in place, the pixels where single exposures show a source."""
+        light, in_any = find_light(
+            band.values,
+            band.variances,
+            combined.mean,
+            self.exposures.factors,
+            shape,
+            threshold=self.rule.SOURCE_OVER_HIGH * self.rule.sigma,
+        )
+        places = np.flatnonzero(in_any)
+        values = band.values[:, places]
+        n_usable = np.isfinite(values).sum(axis=0)
+        values[light[:, places]] = np.nan
+        # Where sources are in more than half of the exposures, clipping has the last word.
+        enough = np.isfinite(values).sum(axis=0) >= np.maximum(2, n_usable // 2)
+        places = places[enough]
+        again = self.rule.combine(
+            np.ascontiguousarray(values[:, enough]),
+            np.ascontiguousarray(band.variances[:, places]),
+            self.exposures.factors,
+        )
+        for plane, better in zip(combined, again, strict=True):
+            plane[places] = better
 
     def _load_one(
         self, index: int, handle: ExposureHandle, region: Window, band: _Band, scratch: Scratch
@@ -256,6 +333,14 @@ class _Band:
 
     values: FloatArray
     variances: FloatArray
+    flags: FlagArray
+    counts: NDArray[np.int64]
+
+
+class _Part(NamedTuple):
+    """The combined pixels of a region, the OR of their flags, counts by exposure."""
+
+    combined: Combined
     flags: FlagArray
     counts: NDArray[np.int64]
 
@@ -364,16 +449,15 @@ def combine_stack(
     def combine_band(region: Window) -> None:
         if not hasattr(local, "scratch"):
             local.scratch = Scratch()
-        band = stack.load(region, local.scratch)
-        combined = stack.rule.combine(band.values, band.variances, stack.exposures.factors)
+        combined, flags, band_counts = stack.combine(region, local.scratch)
         rows, _ = window.slices(region)
         result.image[rows] = combined.mean.reshape(region.shape)
         result.err[rows] = np.sqrt(combined.var).reshape(region.shape)
         result.n_used[rows] = combined.n_used.reshape(region.shape)
-        result.flags[rows] = band.flags.reshape(region.shape)
+        result.flags[rows] = flags.reshape(region.shape)
         # Appending is atomic, adding to a shared array is not.
-        counts.append(band.counts)
-        disputed.append(combined.n_disputed)
+        counts.append(band_counts)
+        disputed.append(int(np.count_nonzero(combined.disputed)))
         if progress is not None:
             progress(region.ny / window.ny)
 
@@ -396,15 +480,23 @@ def _share_memory(stack: Stack, window: Window, max_bytes: int, n_threads: int) 
     row_bytes = window.nx * (8 * len(stack.handles) + 22) + max(
         handle.window.nx * 20 * (handle.n_integrations or 1) for handle in stack.handles
     )
+    n_beside = 0
+    if stack.masks_sources:
+        # The mask of sources, and the rows beside a band that decide about its edges.
+        row_bytes += window.nx * 2 * len(stack.handles)
+        n_beside = 2 * REACH
     free = max_bytes - result_bytes - _OVERHEAD_BYTES
-    if free < row_bytes:
-        needed = math.ceil((result_bytes + _OVERHEAD_BYTES + row_bytes) / 1e6)
+    if free < row_bytes * (1 + n_beside):
+        needed = math.ceil((result_bytes + _OVERHEAD_BYTES + row_bytes * (1 + n_beside)) / 1e6)
         raise ParameterError(
             f"max_memory of {max_bytes / 1e6:.0f} MB is too little for {len(stack.handles)} "
             f"backgrounds of {window.nx} columns; give at least {needed} MB"
         )
-    n_threads = min(n_threads, free // row_bytes)
-    n_rows = min(free // (row_bytes * n_threads), max(1, _MAX_BAND_PIXELS // window.nx))
+    n_threads = min(n_threads, free // (row_bytes * (1 + n_beside)))
+    n_rows = free // (row_bytes * n_threads) - n_beside
+    # Rows beside a band are worked on twice, so that it is larger with them.
+    most = _MAX_BAND_PIXELS * (2 if n_beside else 1)
+    n_rows = min(n_rows, max(1, most // window.nx))
     return n_rows, n_threads
 
 
@@ -447,6 +539,29 @@ def _cut_columns(band: Exposure, region: Window) -> Exposure:
         mask=None if band.mask is None else band.mask[..., columns],
         window=region,
     )
+
+
+def _counts(band: _Band, outer: Window, part: tuple[slice, slice]) -> NDArray[np.int64]:
+    """Usable values of a part of each exposure, and those of unknown variance among them."""
+    usable = ~np.isnan(_cut(band.values, outer, part))
+    unknown = usable & np.isnan(_cut(band.variances, outer, part))
+    return np.stack([usable.sum(axis=(1, 2)), unknown.sum(axis=(1, 2))], axis=1)
+
+
+def _beside(outer: Window, inner: tuple[slice, slice]) -> list[tuple[slice, slice]]:
+    """Cut the frame around a part into four strips."""
+    rows, columns = inner
+    return [
+        (slice(0, rows.start), slice(0, outer.nx)),
+        (slice(rows.stop, outer.ny), slice(0, outer.nx)),
+        (rows, slice(0, columns.start)),
+        (rows, slice(columns.stop, outer.nx)),
+    ]
+
+
+def _cut(planes: NDArray[Any], outer: Window, inner: tuple[slice, slice]) -> NDArray[Any]:
+    """Cut a part out of planes whose pixels are the last axis."""
+    return planes.reshape(*planes.shape[:-1], *outer.shape)[..., *inner]
 
 
 def _flat(

@@ -71,7 +71,8 @@ def level3(observation: Observation) -> list[tuple[str, dict[str, Any]]]:
     tables = []
     groups: dict[str, list[SimulatedExposure]] = {}
     for exposure in observation.science:
-        if exposure.setup.exp_type.endswith("_IMAGE"):
+        # Integrations are not made into mosaics.
+        if exposure.setup.exp_type.endswith("_IMAGE") and exposure.setup.n_integrations is None:
             groups.setdefault(_optics(exposure), []).append(exposure)
     for number, (optics, exposures) in enumerate(groups.items(), start=1):
         label = exposures[0].label

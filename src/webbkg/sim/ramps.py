@@ -110,11 +110,14 @@ def make_ramp(
     rng = np.random.default_rng(exposure.seed)
     pixels = Calibration.of(exposure.detector).cut(window)
     rate = add_up(exposure.layers() if layers is None else layers)
-    flux = _Flux.of(rate, setup, pixels)
+    # Layers of the electronics may differ from one integration to the next.
+    rates = rate if rate.ndim == 3 else rate[np.newaxis]
     readout = _Readout(setup, pixels)
     n_frames, gap = setup.frames
     ramp = np.empty((setup.n_integrations or 1, setup.n_groups, *window.shape), dtype=np.uint16)
-    for integration in ramp:
+    for index, integration in enumerate(ramp):
+        if index < len(rates):
+            flux = _Flux.of(rates[index], setup, pixels)
         rays = _Rays.draw(rng, exposure, pixels)
         drift = _drift(rng, exposure)
         charge = np.zeros(window.shape, dtype=np.float32)

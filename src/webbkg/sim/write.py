@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
@@ -24,6 +25,8 @@ from webbkg.sim.scene import Frames, Observation, SimulatedExposure, add_up
 __all__ = ["LEVELS", "ObservationFiles", "write_observation"]
 
 LEVELS = ("uncal", "rate")
+#: Size of the reference files of the first stage, per pixel of the detector.
+_REFERENCE_BYTES = 48
 _DONE_STEPS = (
     "dq_init",
     "saturation",
@@ -191,6 +194,9 @@ def _check_space(folder: Path, observation: Observation, level: str) -> None:
         n = exposure.setup.n_integrations or 1
         per_pixel = 2 * exposure.setup.n_groups * n if level == "uncal" else 20 * n
         needed += pixels * (per_pixel + 4 * (len(exposure.scene.layers) + 1))
+    if level == "uncal":
+        cameras = {e.setup.camera.detector: e.setup.camera for e in observation.exposures}
+        needed += sum(_REFERENCE_BYTES * math.prod(c.shape) for c in cameras.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
@@ -303,7 +309,7 @@ def _seen_sources(exposure: SimulatedExposure) -> Iterator[dict[str, Any]]:
     places = zip(sources, x - window.x0, y - window.y0, area, parts, strict=True)
     for source, at_x, at_y, size, part in places:
         if -0.5 < at_x < window.nx - 0.5 and -0.5 < at_y < window.ny - 0.5:
-            in_frame = part * (source.flux if source.is_extended else source.flux / size)
+            in_frame = part * source.flux / size
             yield {
                 **asdict(source),
                 "x": float(at_x),

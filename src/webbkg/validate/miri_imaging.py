@@ -34,7 +34,7 @@ __all__ = ["PIPELINE_SIGMA", "VALIDATION", "calibrate", "run_pipeline", "run_web
 #: Setting of the pipeline's step at which it is run for comparison.
 PIPELINE_SIGMA = 2.0
 #: The small variant has shorter ramps, and stars enough for their fluxes to tell something.
-SMALL = MiriImagingParams(small=True, n_groups=25, n_stars=1000)
+SMALL = MiriImagingParams(small=True, n_groups=25, n_stars=500)
 
 
 def simulate(seed: int, *, small: bool = False) -> Observation:

@@ -154,4 +154,6 @@ def simulate(
         If a name or value is not allowed.
     """
     preset = preset_of(name)
+    if seed < 0:
+        raise ParameterError(f"seed must be at least 0, got {seed}")
     return preset.make(preset.params.build(config=config, overrides=overrides), seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Field:
     is_background: bool = False
     start: float = 0.0
 
-    def pointing(self, camera: Camera) -> Pointing:
+    def pointing(self, camera: Camera, window: Window | None = None) -> Pointing:
         """
         Point a camera at the field.
 
@@ -76,13 +76,21 @@ class Field:
         ----------
         camera : Camera
             Camera whose reference pixel sees the place.
+        window : Window, optional
+            Sub-array whose middle sees it instead.
 
         Returns
         -------
         Pointing
             The pointing without dither, at the roll of the first visit.
         """
-        return Pointing(aperture=camera.aperture, ra=self.ra, dec=self.dec, roll=self.roll)
+        pointing = Pointing(aperture=camera.aperture, ra=self.ra, dec=self.dec, roll=self.roll)
+        if window is None:
+            return pointing
+        x, y = camera.aperture.reference
+        dx = window.x0 + (window.nx - 1) / 2 - (x - 1)
+        dy = window.y0 + (window.ny - 1) / 2 - (y - 1)
+        return replace(pointing.dithered(dx, dy), dither=(0.0, 0.0))
 
 
 def shrink(camera: Camera, shape: tuple[int, int] | None) -> tuple[Camera, float]:
@@ -115,6 +123,7 @@ def take(
     *,
     shrunk: float = 1.0,
     window: Window | None = None,
+    is_aimed: bool = False,
 ) -> Iterator[tuple[Pointing, Label]]:
     """
     Lay out the exposures of a field.
@@ -133,6 +142,8 @@ def take(
         Factor on the size of the dithers.
     window : Window, optional
         Sub-array; the whole detector if not given.
+    is_aimed : bool, optional
+        Whether the middle of the sub-array sees the field, and not the reference pixel.
 
     Yields
     ------
@@ -153,12 +164,8 @@ def take(
     for index in range(number):
         visit = index * n_visits // number
         first = -(-visit * number // n_visits)
-        pointing = Pointing(
-            aperture=camera.aperture,
-            ra=field.ra,
-            dec=field.dec,
-            roll=(field.roll + visit * params.roll_between_visits) % 360.0,
-        )
+        roll = (field.roll + visit * params.roll_between_visits) % 360.0
+        pointing = replace(field, roll=roll).pointing(camera, window if is_aimed else None)
         offset = _offset(index, number, params.dither_pattern, params.dither_size * shrunk)
         if abs(offset[0]) >= nx or abs(offset[1]) >= ny:
             raise ParameterError(
@@ -203,7 +210,7 @@ def _offset(index: int, number: int, pattern: str, size: float) -> tuple[float, 
 
 def draw_stars(
     pointing: Pointing,
-    number: int,
+    number: float,
     fluxes: tuple[float, float],
     *,
     margin: float,
@@ -218,7 +225,7 @@ def draw_stars(
     ----------
     pointing : Pointing
         Pointing without dither.
-    number : int
+    number : float
         Number of stars that fall on the detector, on average.
     fluxes : tuple of float
         Faintest and brightest flux [DN/s]; the cumulative counts go as ``flux ** -slope``.

@@ -19,6 +19,7 @@ from webbkg.sim.scene import Observation, Scene, SimulatedExposure
 
 __all__ = ["FILTERS", "MiriImagingParams", "miri_imaging"]
 
+MIRI_SHAPE = CAMERAS["MIRIMAGE"].shape
 SMALL = (512, 520)
 #: Full width of the PSF at half maximum [arcsec], and typical level of sky and telescope [DN/s].
 FILTERS = {
@@ -122,8 +123,10 @@ def miri_imaging(
     """
     params = (params or MiriImagingParams()).changed(**overrides)
     camera, shrunk = shrink(CAMERAS["MIRIMAGE"], shape or (SMALL if params.small else None))
-    if window is None and params.subarray != "FULL":
+    is_aimed = window is None and params.subarray != "FULL"
+    if is_aimed:
         window = CAMERAS["MIRIMAGE"].subarrays[params.subarray][0]
+        shrunk = min(window.shape) / min(camera.shape)
     setup = Setup(
         camera=camera,
         exp_type="MIR_IMAGE",
@@ -140,7 +143,7 @@ def miri_imaging(
         field: Field, number: int, sources: tuple[Layer, ...]
     ) -> Iterator[SimulatedExposure]:
         rng = np.random.default_rng([seed, 3, field.is_background])
-        plan = take(field, camera, number, params, shrunk=shrunk, window=window)
+        plan = take(field, camera, number, params, shrunk=shrunk, window=window, is_aimed=is_aimed)
         for index, (pointing, label) in enumerate(plan):
             brightness = 1.0 + params.sky_scatter * rng.standard_normal()
             yield SimulatedExposure(
@@ -153,16 +156,24 @@ def miri_imaging(
                 jump_fraction=params.jump_fraction,
             )
 
-    area = math.prod(camera.shape) / math.prod(CAMERAS["MIRIMAGE"].shape)
+    # Tweakreg needs 15 stars in common: the small detector for tests has twice the density.
+    area = shrunk if params.small else math.prod(camera.shape) / math.prod(MIRI_SHAPE)
     reach = {"margin": params.dither_size * shrunk + 20.0, "fwhm": setup.fwhm}
-    there, elsewhere = TARGET.pointing(camera), BLANK.pointing(camera)
-    stars = draw_stars(there, round(params.n_stars * area), (5.0, 2.0e4), seed=[seed, 1], **reach)
+    aim = window if is_aimed else None
+    there, elsewhere = TARGET.pointing(camera, aim), BLANK.pointing(camera, aim)
+    stars = draw_stars(there, params.n_stars * area, (5.0, 2.0e4), seed=[seed, 1], **reach)
     faint = draw_stars(
-        elsewhere, round(params.n_background_stars * area), (5.0, 200.0), seed=[seed, 2], **reach
+        elsewhere, params.n_background_stars * area, (5.0, 200.0), seed=[seed, 2], **reach
     )
     return Observation(
         preset="miri-imaging",
-        science=tuple(expose(TARGET, params.n_science, (stars, *_spiral(there)))),
+        science=tuple(
+            expose(
+                TARGET,
+                params.n_science,
+                (stars, *_spiral(there, aim or detector.camera.aperture.window)),
+            )
+        ),
         backgrounds=tuple(expose(BLANK, params.n_background, (faint,))),
     )
 
@@ -189,11 +200,12 @@ def _background(
     )
 
 
-def _spiral(pointing: Pointing) -> tuple[Galaxy, Galaxy]:
+def _spiral(pointing: Pointing, window: Window) -> tuple[Galaxy, Galaxy]:
     """Make a two-armed disc and its bulge, of the same surface brightness at any size."""
-    (ny, nx), scale = pointing.aperture.shape, pointing.aperture.scale
-    ra, dec = (float(value) for value in pointing.to_sky(0.6 * nx, 0.52 * ny))
-    r_eff = 0.09 * min(ny, nx)
+    scale = pointing.aperture.scale
+    place = pointing.to_sky(window.x0 + 0.6 * window.nx, window.y0 + 0.52 * window.ny)
+    ra, dec = (float(value) for value in place)
+    r_eff = 0.09 * min(window.shape)
     disc = Galaxy(
         name="disc",
         ra=ra,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from webbkg.exposure import Window
 from webbkg.params import param
 from webbkg.sim.cameras import CAMERAS, Camera, Detector, Setup
-from webbkg.sim.galaxies import draw_galaxies
+from webbkg.sim.galaxies import Galaxies, draw_galaxies
 from webbkg.sim.geometry import Pointing, tangent_plane
-from webbkg.sim.layers import Galaxy, Layer, Sky
+from webbkg.sim.layers import Galaxy, Layer, Sky, Stars
 from webbkg.sim.nebula import Nebula
 from webbkg.sim.presets.common import DitherParams, Field, draw_stars, take
 from webbkg.sim.presets.nircam_channels import (
@@ -29,6 +32,8 @@ from webbkg.sim.scene import Label, Observation, Scene, SimulatedExposure
 
 __all__ = ["NircamImagingParams", "nircam_imaging"]
 
+
+_Many = TypeVar("_Many", Stars, Galaxies)
 
 SCENES = ("sparse", "galaxy", "nebula")
 SUBARRAYS = (
@@ -48,6 +53,8 @@ TARGET = Field(1, "EXTENDED-FIELD", 83.83, -5.38, 40.0)
 #: Flux density of the brightest star, and those of the faintest and brightest small galaxy [Jy].
 BRIGHTEST_STAR = 1.5e-5
 GALAXY_FLUXES = (2e-8, 2e-6)
+#: Candidates per source that is wanted, some of which are too close to others.
+SPARE = 2.0
 #: Side of the square of sky that has stars and galaxies, in units of that of a short-wave
 #: detector: the long-wave one beside it reaches out to 1.5 of them from the target.
 SKY_SIDE = 3.1
@@ -127,13 +134,20 @@ class NircamImagingParams(DitherParams):
     )
     faintest_star: float = param(
         100.0,
-        "Flux of the faintest star; with many below the default, which the pipeline sees in some "
-        "exposures only, it aligns exposures less well.",
+        "Flux of the faintest star.",
         unit="nJy",
         gt=0,
         le=1e4,
     )
     n_galaxies: int = param(150, "Small galaxies in the same field.", ge=0, le=20000)
+    separation: float = param(
+        1.1,
+        "Least distance of stars and small galaxies; the pipeline confuses pairs closer than an "
+        "arcsecond when it aligns exposures.",
+        unit="arcsec",
+        ge=0,
+        le=100,
+    )
     bad_fraction: float = param(0.004, "Fraction of permanently bad pixels.", ge=0, le=0.5)
     bad_pixels_short: str | None = param(
         None, "FITS file with a map of bad pixels, not zero, of the short-wave detector."
@@ -160,6 +174,7 @@ class _SkyPlane:
     unit: float
     margin: float
     crowd: float
+    shrunk: float
 
     @classmethod
     def around(cls, target: Field, camera: Camera, dither_size: float, shrunk: float) -> Self:
@@ -174,7 +189,7 @@ class _SkyPlane:
             roll=(target.roll + aperture.v3_angle) % 360.0,
         )
         margin = dither_size * shrunk * aperture.scale + 1.0
-        return cls(plane, side, unit, margin, SKY_SIDE**2 * shrunk)
+        return cls(plane, side, unit, margin, SKY_SIDE**2 * shrunk, shrunk)
 
 
 def nircam_imaging(
@@ -199,9 +214,9 @@ def nircam_imaging(
     seed : int, optional
         Seed of everything; the same seed gives the same bits.
     shape : tuple of int, optional
-        Rows and columns of smaller detectors. Numbers of sources scale with their shorter side, as
-        do dithers, large sources and the distance between the channels. A frame of 4 pixels is
-        made of reference pixels.
+        Rows and columns of smaller detectors. The number of stars scales with their shorter side,
+        as do dithers, large sources and the distance between the channels; that of small galaxies
+        with their area. A frame of 4 pixels is made of reference pixels.
     window : Window, optional
         Any sub-array of those detectors, in place of a named one.
     **overrides
@@ -312,29 +327,52 @@ def _sources(
     }
     faintest = params.faintest_star * 1e-9
     low, high = (flux / channel.jansky for flux in (faintest, BRIGHTEST_STAR))
+    numbers = params.n_stars * sky.crowd, params.n_galaxies * sky.crowd * sky.shrunk
+    # More than wanted, as some are taken out.
+    n_stars, n_galaxies = (round(SPARE * number) for number in numbers)
     stars = draw_stars(
-        sky.plane,
-        round(params.n_stars * sky.crowd),
-        (low, high),
-        slope=0.5,
-        seed=[seed, 1],
-        oversample=5,
-        **reach,
+        sky.plane, n_stars, (low, high), slope=0.5, seed=[seed, 1], oversample=5, **reach
     )
     low, high = (flux / channel.jansky for flux in GALAXY_FLUXES)
-    galaxies = draw_galaxies(
-        sky.plane,
-        round(params.n_galaxies * sky.crowd),
-        (low, high),
-        slope=0.8,
-        seed=[seed, 2],
-        **reach,
-    )
+    galaxies = draw_galaxies(sky.plane, n_galaxies, (low, high), slope=0.8, seed=[seed, 2], **reach)
+    star_out, galaxy_out = _too_close((stars, galaxies), params.separation)
+    stars, galaxies = _chosen(stars, ~star_out), _chosen(galaxies, ~galaxy_out)
     if params.scene == "galaxy":
         return stars, galaxies, *_large_galaxy(params, channel, sky.side)
     if params.scene == "nebula":
         return stars, galaxies, _nebula(params, channel, sky.unit, seed)
     return stars, galaxies
+
+
+def _too_close(
+    layers: tuple[Stars | Galaxies, ...], separation: float
+) -> tuple[NDArray[np.bool_], ...]:
+    """Choose sources to take out: those too near to an earlier one, and the spare ones."""
+    ra = np.concatenate([layer.ra for layer in layers])
+    dec = np.concatenate([layer.dec for layer in layers])
+    x = 3600.0 * (ra - TARGET.ra) * math.cos(math.radians(TARGET.dec))
+    y = 3600.0 * (dec - TARGET.dec)
+    kept = np.zeros(len(x), dtype=bool)
+    first = 0
+    for layer in layers:
+        last = first + len(layer.ra)
+        wanted = round(len(layer.ra) / SPARE)
+        for index in range(first, last):
+            if kept[first:index].sum() < wanted:
+                near = (x[kept] - x[index]) ** 2 + (y[kept] - y[index]) ** 2
+                kept[index] = not np.any(near < separation**2)
+        first = last
+    return tuple(np.split(~kept, np.cumsum([len(layer.ra) for layer in layers])[:-1]))
+
+
+def _chosen(layer: _Many, keep: NDArray[np.bool_]) -> _Many:
+    """Leave sources out."""
+    columns: dict[str, Any] = {
+        field.name: value[keep]
+        for field in fields(layer)
+        if isinstance(value := getattr(layer, field.name), np.ndarray)
+    }
+    return replace(layer, **columns)
 
 
 def _large_galaxy(

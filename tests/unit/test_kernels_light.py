@@ -1,0 +1,161 @@
+"""Sources in single images of a stack are found, noise and sky are not."""
+
+import numpy as np
+import pytest
+
+from webbkg.kernels.light import REACH, find_light
+
+SHAPE = (96, 112)
+
+
+def stack(seed=1, n=4, sigma=0.5):
+    rng = np.random.default_rng(seed)
+    values = (sigma * rng.standard_normal((n, *SHAPE))).astype(np.float32)
+    return values, np.full_like(values, sigma**2)
+
+
+def star(y, x, peak, width=1.1):
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return peak * np.exp(-0.5 * ((rows - y) ** 2 + (columns - x) ** 2) / width**2)
+
+
+def find(values, variances, mean=None, factors=None, threshold=4.0):
+    n = len(values)
+    mean = np.nanmean(values, axis=0) if mean is None else mean
+    light, in_any = find_light(
+        np.ascontiguousarray(values.reshape(n, -1)),
+        np.ascontiguousarray(variances.reshape(n, -1)),
+        np.ascontiguousarray(mean, np.float32).reshape(-1),
+        np.ones(n) if factors is None else factors,
+        values.shape[1:],
+        threshold=threshold,
+    )
+    np.testing.assert_array_equal(in_any, light.any(axis=0))
+    return light.reshape(values.shape)
+
+
+def plain(values, variances, mean, factors, threshold):
+    """The same, written down as the docstring tells it."""
+    n, ny, nx = values.shape
+    line = np.exp(-0.5 * np.arange(-6, 7) ** 2.0)
+    profile = np.outer(line, line)
+    light = np.zeros(values.shape, bool)
+    rows, columns = np.mgrid[:ny, :nx]
+    for i in range(n):
+        difference = values[i].astype(float) - mean
+        noise = factors[i] * np.sqrt(variances[i].astype(float) * (1 - 1 / n))
+        pulls = np.clip(difference / noise, -5.0, 5.0)
+        for y, x in zip(*np.nonzero(difference > 2.25 * noise), strict=True):
+            core = difference[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            if not np.nansum(core) > 2.5 * noise[y, x] * np.sqrt(np.isfinite(core).sum()):
+                continue
+            box = (slice(max(y - 6, 0), y + 7), slice(max(x - 6, 0), x + 7))
+            weights = profile[max(6 - y, 0) : 6 - y + ny, max(6 - x, 0) : 6 - x + nx][
+                : pulls[box].shape[0], : pulls[box].shape[1]
+            ]
+            good = np.isfinite(pulls[box])
+            w, p = weights[good], pulls[box][good]
+            w = w - w.mean()
+            if np.sum(w * p) / np.sqrt(np.sum(w**2)) > threshold:
+                light[i] |= (rows - y) ** 2 + (columns - x) ** 2 <= 9
+    return light
+
+
+def test_equals_a_plain_implementation():
+    values, variances = stack(2)
+    rng = np.random.default_rng(3)
+    for k, (y, x) in enumerate(zip(rng.uniform(0, 96, 40), rng.uniform(0, 112, 40), strict=True)):
+        values[k % 4] += star(y, x, 0.2 * (k + 1)).astype(np.float32)
+    values[rng.random(values.shape) < 0.02] = np.nan
+    variances[rng.random(values.shape) < 0.02] = np.nan
+    variances *= rng.uniform(0.9, 1.1, values.shape).astype(np.float32)
+    factors = np.array([1.0, 1.1, 0.9, 1.3])
+    mean = np.nanmean(values, axis=0).astype(np.float32)
+    expected = plain(values, variances, mean, factors, 4.0)
+    found = find(values, variances, mean, factors)
+    assert 500 < expected.sum() < 0.2 * expected.size
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_star_too_faint_to_be_clipped_is_found_where_it_is():
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    distance = np.hypot(rows - 40.3, columns - 61.6)
+    found = []
+    for seed in range(40):
+        values, variances = stack(seed)
+        # 3.6 sigma at its highest pixel, where clipping starts at 3.67.
+        values[2] += star(40.3, 61.6, 1.8).astype(np.float32)
+        light = find(values, variances)
+        found.append(light[2][distance < 1.5].all())
+        others = light[[0, 1, 3]]
+        assert not others[:, distance < 1.5].any()
+    assert np.mean(found) > 0.85
+
+
+def test_noise_is_not_light():
+    shares = [find(*stack(seed)).mean() for seed in range(30)]
+    assert np.mean(shares) < 5e-4
+
+
+@pytest.mark.parametrize("height", [50.0, -50.0, np.inf])
+def test_a_single_hot_pixel_is_left_to_clipping(height):
+    values, variances = stack(5)
+    before = find(values, variances)
+    mean = values.mean(axis=0)
+    values[1, 50, 50] = height
+    np.testing.assert_array_equal(find(values, variances, mean), before)
+
+
+def test_a_tilted_sky_is_not_light():
+    # From -3 to 3 sigma across the image.
+    slope = np.linspace(-1.5, 1.5, SHAPE[1], dtype=np.float32)
+    shares = []
+    for seed in range(20):
+        values, variances = stack(seed)
+        values[0] += slope
+        shares.append(find(values, variances).mean())
+    assert np.mean(shares) < 1e-3
+
+
+def test_a_hole_is_not_light():
+    shares = []
+    for seed in range(20):
+        values, variances = stack(seed)
+        mean = values.mean(axis=0)
+        values[3] -= star(30, 30, 8.0).astype(np.float32)
+        shares.append(find(values, variances, mean)[3][20:41, 20:41].mean())
+    assert np.mean(shares) < 0.01
+
+
+@pytest.mark.parametrize("what", ["values", "variances", "mean"])
+def test_nothing_is_found_among_nan(what):
+    values, variances = stack(8)
+    values[0] += star(40, 40, 20.0).astype(np.float32)
+    mean = values.mean(axis=0)
+    arrays = {"values": values, "variances": variances, "mean": mean}
+    arrays[what][:] = np.nan
+    assert not find(values, variances, mean).any()
+
+
+def test_a_pixel_depends_on_its_neighbourhood_alone():
+    values, variances = stack(9)
+    rng = np.random.default_rng(10)
+    for k in range(30):
+        values[k % 4] += star(rng.uniform(0, 96), rng.uniform(0, 112), 3.0).astype(np.float32)
+    mean = values.mean(axis=0)
+    whole = find(values, variances, mean)
+    rows, columns = slice(30, 70), slice(25, 80)
+    outer = (
+        slice(rows.start - REACH, rows.stop + REACH),
+        slice(columns.start - REACH, columns.stop + REACH),
+    )
+    part = find(values[:, *outer], variances[:, *outer], mean[outer])
+    assert whole[:, rows, columns].sum() > 100
+    np.testing.assert_array_equal(part[:, REACH:-REACH, REACH:-REACH], whole[:, rows, columns])
+
+
+def test_true_noise_and_not_the_quoted_one_counts():
+    values, variances = stack(11)
+    quoted_too_small = variances / 9
+    assert find(values, quoted_too_small).mean() > 0.05
+    assert find(values, quoted_too_small, factors=np.full(4, 3.0)).mean() < 1e-3
