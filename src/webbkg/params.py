@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 
 from webbkg.errors import ParameterError
 
-__all__ = ["Field", "Params", "param", "spec_of", "toml_of"]
+__all__ = ["Field", "Params", "param", "spec_of", "toml_of", "unknown_name"]
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,7 @@ class Params:
     def _check_name(cls, name: str, where: str = "") -> None:
         known = sorted(item.name for item in cls.fields())
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ParameterError(
-                f"{cls.table} has no parameter {name!r}{where}{hint}; known are {', '.join(known)}"
-            )
+            raise unknown_name(f"{cls.table} has no parameter", name, known, where)
 
     @classmethod
     def _read_table(cls, path: Path) -> dict[str, Any]:
@@ -283,6 +279,34 @@ class Params:
     def as_dict(self) -> dict[str, Any]:
         """All values by name."""
         return {item.name: getattr(self, item.name) for item in self.fields()}
+
+
+def unknown_name(
+    complaint: str, name: str, known: Iterable[str], where: str = ""
+) -> ParameterError:
+    """
+    Make the error of a name that is not known.
+
+    Parameters
+    ----------
+    complaint : str
+        Start of the message, such as ``there is no preset``.
+    name : str
+        The name.
+    known : iterable of str
+        Names that are known; the nearest one is suggested.
+    where : str, optional
+        Where the name stands.
+
+    Returns
+    -------
+    ParameterError
+        To be raised.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ParameterError(f"{complaint} {name!r}{where}{hint}; known are {', '.join(names)}")
 
 
 def toml_of(params: Params) -> str:

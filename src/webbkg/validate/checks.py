@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any
 
 import webbkg
 from webbkg.errors import ParameterError
+from webbkg.params import unknown_name
 
 __all__ = [
     "VALIDATIONS",
@@ -257,10 +257,7 @@ def validation_of(name: str) -> Validation:
         If there is no such validation; the message suggests the nearest name.
     """
     if name not in VALIDATIONS:
-        near = difflib.get_close_matches(name, VALIDATIONS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        known = ", ".join(VALIDATIONS)
-        raise ParameterError(f"there is no validation {name!r}{hint}; known are {known}")
+        raise unknown_name("there is no validation", name, VALIDATIONS)
     found: Validation = importlib.import_module(VALIDATIONS[name][0]).VALIDATION
     return found
 

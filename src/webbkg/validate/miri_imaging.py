@@ -8,11 +8,8 @@ each exposure of the first, and six figures are compared with what they must be.
 
 from __future__ import annotations
 
-import gc
-import importlib
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +79,7 @@ def calibrate(
 
     files = write_observation(observation, folder, level="uncal")
     ramps = files.science + files.backgrounds
-    with _without_old_garbage():
-        rates = detector1(ramps, folder, cache=files.cache)
+    rates = detector1(ramps, folder, cache=files.cache)
     n_science = len(files.science)
     return replace(files, science=tuple(rates[:n_science]), backgrounds=tuple(rates[n_science:]))
 
@@ -152,23 +148,6 @@ def run_pipeline(association: Path, folder: Path, *, cache: Path, sigma: float) 
         background=FileHandle(products[0].science).load().data - corrected[0].data,
         background_err=np.sqrt(variance, dtype=np.float32) / len(backgrounds),
     )
-
-
-@contextmanager
-def _without_old_garbage() -> Iterator[None]:
-    """
-    Keep what is in memory already from being searched for garbage.
-
-    Each of the pipeline's steps collects garbage, which takes longer than most of the steps where
-    they search all that is imported.
-    """
-    importlib.import_module("jwst.pipeline")
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _run(seed: int, options: Options) -> Mapping[str, float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from webbkg.errors import ParameterError
-from webbkg.params import Params
+from webbkg.params import Params, unknown_name
 from webbkg.sim.presets.i4i import MiriI4iParams, miri_i4i
 from webbkg.sim.presets.miri import MiriImagingParams, miri_imaging
 from webbkg.sim.presets.nircam import NircamImagingParams, nircam_imaging
@@ -120,9 +119,7 @@ def preset_of(name: str) -> Preset:
         If there is no such preset; the message suggests the nearest name.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ParameterError(f"there is no preset {name!r}{hint}; known are {', '.join(PRESETS)}")
+        raise unknown_name("there is no preset", name, PRESETS)
     return PRESETS[name]
 
 
