@@ -16,20 +16,23 @@ _BOX = 6
 _GROWTH = 3
 #: How far a pixel's neighbourhood reaches that decides about it [px].
 REACH = _BOX + _GROWTH
-#: Only pixels this high can belong to the top of a source, and only if the nine around are this
-#: high in the mean, both in units of their noise: cheap tests that spare the smoothing nearly
-#: everywhere.
+#: Only pixels this far off can belong to the top of a source, and only if they are so together
+#: with both neighbours of their row, and with all eight around, in units of their noise: cheap
+#: tests that spare the smoothing nearly everywhere.
 _TOP = 2.25
 _CORE = 2.5
+#: The 25 pixels around a source must be this high, in units of the threshold.
+_FEW = 0.8
 #: A single hot pixel is the business of clipping: capped, it cannot look like a source.
 _LOWEST, _HIGHEST = -5.0, 5.0
+_LIGHT, _DARK = np.uint8(1), np.uint8(2)
 
 _STACK_IN = nb.types.Array(nb.float32, 2, "C", readonly=True)
 _IMAGE_IN = nb.types.Array(nb.float32, 1, "C", readonly=True)
 _FACTORS = nb.types.Array(nb.float64, 1, "C", readonly=True)
 _PROFILE = nb.types.Array(nb.float64, 2, "C", readonly=True)
-_MASK = nb.types.Array(nb.boolean, 2, "C")
-_MASK_OF_ANY = nb.types.Array(nb.boolean, 1, "C")
+_MARKS = nb.types.Array(nb.uint8, 2, "C")
+_MARKS_OF_ANY = nb.types.Array(nb.uint8, 1, "C")
 
 
 def find_light(
@@ -40,9 +43,9 @@ def find_light(
     shape: tuple[int, int],
     *,
     threshold: float,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """
-    Find where single images are brighter than the mean of all.
+    Find where single images are brighter than the mean of all, and as many places of noise.
 
     Parameters
     ----------
@@ -58,34 +61,43 @@ def find_light(
     shape : tuple of int
         Rows and columns ``(ny, nx)``.
     threshold : float
-        Height of a source in the smoothed difference, in units of its noise.
+        Height of a source in the smoothed difference, in units of the noise that an image alone
+        would have there.
 
     Returns
     -------
     tuple of numpy.ndarray
-        True = light of a source in this image, bool, shape ``(n, ny * nx)``, and the same for any
-        of the images, shape ``(ny * nx,)``. A pixel depends on those at most `REACH` rows and
+        Indices of pixels that are left out of at least one image, intp, shape ``(k,)``, ascending,
+        and of which, bool, shape ``(n, k)``. A pixel depends on those at most `REACH` rows and
         columns away.
 
     Notes
     -----
-    The difference from the mean, divided by its noise, is weighted around each pixel with a
-    Gaussian (sigma 1 px) from which the mean of a 13x13 box is taken off, so that an image whose
-    sky is brighter in parts is not taken for a source. With weights w over the usable pixels the
-    noise of the sum is ``sqrt(sum(w^2))``. All pixels within 3 px of one that exceeds the
-    threshold are light. Smoothing gains a factor of 3 to 4 over a single pixel: it finds stars of
-    which no pixel can be clipped, and the wings of those whose core is.
+    The difference from the mean, divided by the noise of the image and by 1 - 1/n, since the mean
+    holds a part of each source, is weighted around each pixel with a Gaussian (sigma 1 px) from
+    which the mean of a 13x13 box is taken off, so that an image whose sky is brighter in parts is
+    not taken for a source. With weights w over the usable pixels the noise of the sum of an image
+    alone is ``sqrt(sum(w^2))``. All pixels within 3 px of one that exceeds the threshold are
+    light. Smoothing gains a factor of 3 to 4 over a single pixel: it finds stars of which no
+    pixel can be clipped, and the wings of those whose core is.
+
+    What is as far below the mean is left out too, but where another image is bright: the mean is
+    too high there. A threshold on one side alone would take more high noise than low, and bias
+    the mean by 0.001 of the noise of an image.
     """
     # Zeroed memory is handed out page by page: what is not written costs nothing.
-    light = np.zeros(values.shape, dtype=np.bool_)
-    in_any = np.zeros(values.shape[1], dtype=np.bool_)
-    offsets = np.arange(-_BOX, _BOX + 1)
-    line = np.exp(-0.5 * (offsets / _SMOOTHING) ** 2)
-    # The mean of n images holds a part of each: the difference has 1 - 1/n of the variance.
-    factors = np.asarray(noise_factors, np.float64) ** 2 * (1.0 - 1.0 / len(values))
+    marks = np.zeros(values.shape, dtype=np.uint8)
+    in_any = np.zeros(values.shape[1], dtype=np.uint8)
+    line = np.exp(-0.5 * (np.arange(-_BOX, _BOX + 1) / _SMOOTHING) ** 2)
+    # The mean holds a part of each image, so that the difference shows 1 - 1/n of a source.
+    factors = (np.asarray(noise_factors, np.float64) * (1.0 - 1.0 / len(values))) ** 2
     profile = np.outer(line, line)
-    _find_light(values, variances, mean, factors, *shape, profile, threshold, light, in_any)
-    return light, in_any
+    _find_light(values, variances, mean, factors, *shape, profile, threshold, marks, in_any)
+    # Where one image is bright the mean is too high, and others need not be dark.
+    in_any[(in_any & _LIGHT) > 0] = _LIGHT
+    places = np.flatnonzero(in_any)
+    left_out = (marks[:, places] & in_any[places]) > 0
+    return places, left_out
 
 
 @nb.njit(nogil=True, cache=True)
@@ -98,8 +110,8 @@ def _pull(values, variances, mean, factor, p):
 
 
 @nb.njit(nogil=True, cache=True)
-def _core_is_bright(values, mean, variance, y, x, ny, nx):
-    """Whether the nine pixels around one are high in the mean, all of the same variance."""
+def _core_sign(values, mean, variance, y, x, ny, nx):
+    """Which way the nine pixels around one, all of the same variance, are far off: 1, -1 or 0."""
     total, n = 0.0, 0
     for row in range(max(y - 1, 0), min(y + 2, ny)):
         for column in range(max(x - 1, 0), min(x + 2, nx)):
@@ -107,15 +119,17 @@ def _core_is_bright(values, mean, variance, y, x, ny, nx):
             if difference == difference:
                 total += difference
                 n += 1
-    return total > 0.0 and total * total > _CORE * _CORE * n * variance
+    if not total * total > _CORE * _CORE * n * variance:
+        return 0
+    return 1 if total > 0.0 else -1
 
 
 @nb.njit(nogil=True, cache=True)
-def _height(values, variances, mean, factor, y, x, ny, nx, profile):
-    """Smoothed difference above the level around it, over its noise."""
+def _height(values, variances, mean, factor, y, x, ny, nx, profile, half, level_counts):
+    """Smoothed difference over its noise, above the level around it if that counts."""
     weighted, weights, squares, total, n = 0.0, 0.0, 0.0, 0.0, 0
-    for row in range(max(y - _BOX, 0), min(y + _BOX + 1, ny)):
-        for column in range(max(x - _BOX, 0), min(x + _BOX + 1, nx)):
+    for row in range(max(y - half, 0), min(y + half + 1, ny)):
+        for column in range(max(x - half, 0), min(x + half + 1, nx)):
             pull = _pull(values, variances, mean, factor, row * nx + column)
             if pull == pull:
                 weight = profile[row - y + _BOX, column - x + _BOX]
@@ -124,20 +138,30 @@ def _height(values, variances, mean, factor, y, x, ny, nx, profile):
                 squares += weight * weight
                 total += pull
                 n += 1
-    left = squares - weights * weights / n
-    if not left > 0.0:
-        return 0.0
-    return (weighted - weights * total / n) / np.sqrt(left)
+    if level_counts:
+        weighted -= weights * total / n
+        squares -= weights * weights / n
+    return weighted / np.sqrt(squares) if squares > 0.0 else 0.0
 
 
 @nb.njit(nogil=True, cache=True)
-def _mark(light, in_any, y, x, ny, nx):
-    """Mark the pixels around a source."""
+def _is_source(values, variances, mean, factor, y, x, ny, nx, profile, threshold, sign):
+    """Whether a place is high enough; a few pixels decide in most cases."""
+    few = _height(values, variances, mean, factor, y, x, ny, nx, profile, 2, False)
+    if sign * few < _FEW * threshold:
+        return False
+    height = _height(values, variances, mean, factor, y, x, ny, nx, profile, _BOX, True)
+    return sign * height > threshold
+
+
+@nb.njit(nogil=True, cache=True)
+def _mark(marks, in_any, bit, y, x, ny, nx):
+    """Mark the pixels around a place."""
     for row in range(max(y - _GROWTH, 0), min(y + _GROWTH + 1, ny)):
         for column in range(max(x - _GROWTH, 0), min(x + _GROWTH + 1, nx)):
             if (row - y) ** 2 + (column - x) ** 2 <= _GROWTH * _GROWTH:
-                light[row * nx + column] = True
-                in_any[row * nx + column] = True
+                marks[row * nx + column] |= bit
+                in_any[row * nx + column] |= bit
 
 
 @nb.njit(
@@ -150,17 +174,18 @@ def _mark(light, in_any, y, x, ny, nx):
         nb.int64,
         _PROFILE,
         nb.float64,
-        _MASK,
-        _MASK_OF_ANY,
+        _MARKS,
+        _MARKS_OF_ANY,
     ),
     nogil=True,
     cache=True,
 )
-def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, light, in_any):
+def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, marks, in_any):
     # Eight pixels are looked at in one go: nearly all are empty.
     top = np.zeros(-(-nx // 8) * 8, np.uint8)
     eights = top.view(np.uint64)
     square = np.float32(_TOP * _TOP)
+    off = np.zeros(nx + 2, np.float32)
     for i in range(values.shape[0]):
         image, variance = values[i], variances[i]
         limit = square * np.float32(factors[i])
@@ -169,20 +194,26 @@ def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, li
             image_row = image[start : start + nx]
             variance_row = variance[start : start + nx]
             mean_row = mean[start : start + nx]
-            # No branch in this loop: that makes vector instructions of it.
+            # No branch in these loops: that makes vector instructions of them.
+            inner = off[1 : nx + 1]
             for x in range(nx):
                 difference = image_row[x] - mean_row[x]
-                top[x] = np.uint8(difference > np.float32(0.0)) & np.uint8(
-                    difference * difference > limit * variance_row[x]
+                inner[x] = difference if difference == difference else np.float32(0.0)
+            left, right = off[:nx], off[2:]
+            for x in range(nx):
+                row_sum = left[x] + inner[x] + right[x]
+                highest = limit * variance_row[x]
+                top[x] = np.uint8(inner[x] * inner[x] > highest) & np.uint8(
+                    row_sum * row_sum > np.float32(3.0) * highest
                 )
             for eight in range(eights.size):
                 if eights[eight] == 0:
                     continue
                 for x in range(8 * eight, min(8 * eight + 8, nx)):
-                    if (
-                        top[x]
-                        and _core_is_bright(image, mean, factors[i] * variance_row[x], y, x, ny, nx)
-                        and _height(image, variance, mean, factors[i], y, x, ny, nx, profile)
-                        > threshold
+                    if not top[x]:
+                        continue
+                    sign = _core_sign(image, mean, factors[i] * variance_row[x], y, x, ny, nx)
+                    if sign != 0 and _is_source(
+                        image, variance, mean, factors[i], y, x, ny, nx, profile, threshold, sign
                     ):
-                        _mark(light[i], in_any, y, x, ny, nx)
+                        _mark(marks[i], in_any, _LIGHT if sign > 0 else _DARK, y, x, ny, nx)

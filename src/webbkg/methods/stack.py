@@ -68,8 +68,8 @@ class ClipRule:
 
     #: Sources and cosmic rays only add light, so the lower limit is the wider one.
     LOW_OVER_HIGH = 4.0 / 3.0
-    #: So much above `sigma` is a source in the smoothed difference: noise alone gets there in
-    #: three places of a million, and what it loses there would bias the mean.
+    #: So much above `sigma` is a source in the smoothed difference: a star whose highest pixel
+    #: just escapes clipping is twice as high.
     SOURCE_OVER_HIGH = 4.0 / 3.0
 
     def combine(
@@ -242,7 +242,7 @@ class Stack:
 
     def _leave_out_sources(self, band: _Band, combined: Combined, shape: tuple[int, int]) -> None:
         """Combine again, in place, the pixels where single exposures show a source."""
-        light, in_any = find_light(
+        places, left_out = find_light(
             band.values,
             band.variances,
             combined.mean,
@@ -250,10 +250,9 @@ class Stack:
             shape,
             threshold=self.rule.SOURCE_OVER_HIGH * self.rule.sigma,
         )
-        places = np.flatnonzero(in_any)
         values = band.values[:, places]
         n_usable = np.isfinite(values).sum(axis=0)
-        values[light[:, places]] = np.nan
+        values[left_out] = np.nan
         # Where sources are in more than half of the exposures, clipping has the last word.
         enough = np.isfinite(values).sum(axis=0) >= np.maximum(2, n_usable // 2)
         places = places[enough]
@@ -262,7 +261,8 @@ class Stack:
             np.ascontiguousarray(band.variances[:, places]),
             self.exposures.factors,
         )
-        for plane, better in zip(combined, again, strict=True):
+        planes: list[NDArray[Any]] = list(combined)
+        for plane, better in zip(planes, again, strict=True):
             plane[places] = better
 
     def _load_one(
