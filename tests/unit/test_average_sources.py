@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from webbkg.exposure import MemoryHandle, Window
 from webbkg.masks.flags import FLAG_BITS
@@ -135,3 +136,41 @@ def test_a_source_in_all_backgrounds_stays():
     boxes = [result.exposure.data[y - 2 : y + 3, x - 2 : x + 3].sum() for y, x in places]
     # As detector structure would be: it is in the background, and subtracted.
     assert abs(np.mean(boxes)) < 4 * 5 * SIGMA * np.sqrt(1.25) / np.sqrt(len(places))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("smooth", 0.004), ("rows", 0.002), ("ipc", 0.002)])
+def test_correlated_noise_is_no_source(kind, limit):
+    shifts = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        handles = []
+        for _ in range(4):
+            noise = rng.standard_normal(SHAPE)
+            if kind == "smooth":
+                noise = ndimage.gaussian_filter(noise, 1.0)
+            elif kind == "ipc":
+                kernel = [[0, 0.03, 0], [0.03, 0.88, 0.03], [0, 0.03, 0]]
+                noise = ndimage.convolve(noise, np.array(kernel))
+            else:
+                noise += 0.6 * rng.standard_normal((SHAPE[0], 1))
+            noise *= SIGMA / noise.std()
+            handles.append(MemoryHandle(SKY + noise, np.full(SHAPE, SIGMA)))
+        template = combine(handles).template
+        clipped = combine(handles, mask_sources=False).template
+        assert np.std(template.image) < 1.05 * np.std(clipped.image)
+        shifts.append((template.image.astype(float) - clipped.image).mean() / SIGMA)
+    assert abs(np.mean(shifts)) < limit
+
+
+def test_single_hits_of_cosmic_rays_do_not_look_like_sources():
+    rng = np.random.default_rng(4)
+    handles = []
+    for _ in range(3):
+        data = SKY + SIGMA * rng.standard_normal(SHAPE)
+        hit = rng.random(SHAPE) < 0.01
+        data[hit] += rng.exponential(20.0, hit.sum())
+        handles.append(MemoryHandle(data, np.full(SHAPE, SIGMA)))
+    template = combine(handles).template
+    clipped = combine(handles, mask_sources=False).template
+    assert np.std(template.image) < 1.1 * np.std(clipped.image)
+    assert abs((template.image.astype(float) - clipped.image).mean()) < 0.004 * SIGMA

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from webbkg.kernels.light import REACH, find_light
+from webbkg.kernels.light import REACH, find_light, sample_heights
 
 SHAPE = (96, 112)
 
@@ -28,7 +29,7 @@ def find(values, variances, mean=None, factors=None, threshold=4.0):
         np.ascontiguousarray(mean, np.float32).reshape(-1),
         np.ones(n) if factors is None else factors,
         values.shape[1:],
-        threshold=threshold,
+        thresholds=np.full(n, threshold),
     )
     assert left_out.shape == (n, places.size)
     assert left_out.any(axis=0).all()
@@ -54,17 +55,18 @@ def plain(values, variances, mean, factors, threshold):
         for y, x in zip(*np.nonzero(high), strict=True):
             core = difference[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
             total = np.nansum(core)
-            if not abs(total) > 2.5 * noise[y, x] * np.sqrt(np.isfinite(core).sum()):
+            around = total - difference[y, x]
+            if not abs(around) > 2.5 * noise[y, x] * np.sqrt(np.isfinite(core).sum() - 1):
                 continue
             box = pulls[y : y + 13, x : x + 13]
             good = np.isfinite(box)
             few = good[4:9, 4:9]
             w, p = profile[4:9, 4:9][few], box[4:9, 4:9][few]
-            if np.sign(total) * np.sum(w * p) / np.sqrt(np.sum(w**2)) < 0.8 * threshold:
+            if np.sign(around) * np.sum(w * p) / np.sqrt(np.sum(w**2)) < 0.8 * threshold:
                 continue
             w = profile[good] - profile[good].mean()
-            if np.sign(total) * np.sum(w * box[good]) / np.sqrt(np.sum(w**2)) > threshold:
-                which = light if total > 0 else dark
+            if np.sign(around) * np.sum(w * box[good]) / np.sqrt(np.sum(w**2)) > threshold:
+                which = light if around > 0 else dark
                 which[i] |= (rows - y) ** 2 + (columns - x) ** 2 <= 9
     return light | (dark & ~light.any(axis=0))
 
@@ -179,3 +181,37 @@ def test_true_noise_and_not_the_quoted_one_counts():
     quoted_too_small = variances / 9
     assert find(values, quoted_too_small).mean() > 0.05
     assert find(values, quoted_too_small, factors=np.full(4, 3.0)).mean() < 0.01
+
+
+def heights(values, variances, n_places=1000):
+    n = len(values)
+    return sample_heights(
+        np.ascontiguousarray(values.reshape(n, -1)),
+        np.ascontiguousarray(variances.reshape(n, -1)),
+        np.nanmean(values, axis=0, dtype=np.float64).astype(np.float32).reshape(-1),
+        np.ones(n),
+        values.shape[1:],
+        n_places,
+    )
+
+
+@pytest.mark.parametrize("n", [3, 4, 12])
+def test_heights_of_independent_noise_have_a_scatter_of_one(n):
+    found = np.concatenate([heights(*stack(seed, n=n)) for seed in range(10)], axis=1)
+    assert found.shape[1] > 8000
+    np.testing.assert_allclose(found.std(axis=1), 1.0, atol=0.05)
+
+
+def test_heights_of_correlated_noise_are_larger():
+    values, variances = stack(12)
+    smooth = np.stack([ndimage.gaussian_filter(v, 1.0) for v in values])
+    smooth *= (0.5 / smooth.std()).astype(np.float32)
+    assert heights(smooth, variances).std() > 2.0
+
+
+def test_heights_of_an_image_without_values_are_nan():
+    values, variances = stack(13)
+    values[1] = np.nan
+    found = heights(values, variances)
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2, 3]]).all()

@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["REACH", "find_light"]
+__all__ = ["REACH", "find_light", "sample_heights"]
 
 #: Sigma of the smoothing, near that of a sampled PSF whatever the instrument [px].
 _SMOOTHING = 1.0
@@ -17,13 +17,14 @@ _GROWTH = 3
 #: How far a pixel's neighbourhood reaches that decides about it [px].
 REACH = _BOX + _GROWTH
 #: Only pixels this far off can belong to the top of a source, and only if they are so together
-#: with both neighbours of their row, and with all eight around, in units of their noise: cheap
-#: tests that spare the smoothing nearly everywhere.
+#: with both neighbours of their row, in units of their noise: tests that spare the smoothing
+#: nearly everywhere.
 _TOP = 2.25
-_CORE = 2.5
+#: The eight pixels around must be this far off together: a single hot pixel is no source.
+_AROUND = 2.5
 #: The 25 pixels around a source must be this high, in units of the threshold.
 _FEW = 0.8
-#: A single hot pixel is the business of clipping: capped, it cannot look like a source.
+#: Nor can hot pixels look like sources if they are capped.
 _LOWEST, _HIGHEST = -5.0, 5.0
 _LIGHT, _DARK = np.uint8(1), np.uint8(2)
 
@@ -31,6 +32,8 @@ _STACK_IN = nb.types.Array(nb.float32, 2, "C", readonly=True)
 _IMAGE_IN = nb.types.Array(nb.float32, 1, "C", readonly=True)
 _FACTORS = nb.types.Array(nb.float64, 1, "C", readonly=True)
 _PROFILE = nb.types.Array(nb.float64, 2, "C", readonly=True)
+_PLACES = nb.types.Array(nb.int64, 1, "C", readonly=True)
+_HEIGHTS = nb.types.Array(nb.float64, 2, "C")
 _MARKS = nb.types.Array(nb.uint8, 2, "C")
 _MARKS_OF_ANY = nb.types.Array(nb.uint8, 1, "C")
 
@@ -42,7 +45,7 @@ def find_light(
     noise_factors: NDArray[np.float64],
     shape: tuple[int, int],
     *,
-    threshold: float,
+    thresholds: NDArray[np.float64],
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """
     Find where single images are brighter than the mean of all, and as many places of noise.
@@ -60,9 +63,9 @@ def find_light(
         True noise over the square root of `variances` for each of the n, float64.
     shape : tuple of int
         Rows and columns ``(ny, nx)``.
-    threshold : float
+    thresholds : numpy.ndarray
         Height of a source in the smoothed difference, in units of the noise that an image alone
-        would have there.
+        would have there if it were independent from pixel to pixel, float64, shape ``(n,)``.
 
     Returns
     -------
@@ -88,16 +91,62 @@ def find_light(
     # Zeroed memory is handed out page by page: what is not written costs nothing.
     marks = np.zeros(values.shape, dtype=np.uint8)
     in_any = np.zeros(values.shape[1], dtype=np.uint8)
-    line = np.exp(-0.5 * (np.arange(-_BOX, _BOX + 1) / _SMOOTHING) ** 2)
-    # The mean holds a part of each image, so that the difference shows 1 - 1/n of a source.
-    factors = (np.asarray(noise_factors, np.float64) * (1.0 - 1.0 / len(values))) ** 2
-    profile = np.outer(line, line)
-    _find_light(values, variances, mean, factors, *shape, profile, threshold, marks, in_any)
+    factors, profile = _factors(noise_factors), _profile()
+    _find_light(values, variances, mean, factors, *shape, profile, thresholds, marks, in_any)
     # Where one image is bright the mean is too high, and others need not be dark.
     in_any[(in_any & _LIGHT) > 0] = _LIGHT
     places = np.flatnonzero(in_any)
     left_out = (marks[:, places] & in_any[places]) > 0
     return places, left_out
+
+
+def sample_heights(
+    values: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    noise_factors: NDArray[np.float64],
+    shape: tuple[int, int],
+    n_places: int,
+) -> NDArray[np.float64]:
+    """
+    Give smoothed differences as `find_light` looks for sources in, to measure their noise.
+
+    Parameters
+    ----------
+    values, variances, mean, noise_factors, shape
+        As for `find_light`.
+    n_places : int
+        About the number of places wanted, at least 1; they are spread over those whose whole
+        neighbourhood is in the image, if there are any.
+
+    Returns
+    -------
+    numpy.ndarray
+        Heights, float64, shape ``(n, k)``, scaled so that they have a standard deviation of 1 if
+        noise is independent from pixel to pixel; NaN where no pixel around is known.
+    """
+    ny, nx = shape
+    rows = np.arange(_BOX, max(ny - _BOX, _BOX + 1))
+    columns = np.arange(_BOX, max(nx - _BOX, _BOX + 1))
+    index = np.arange(0, rows.size * columns.size, max(1, rows.size * columns.size // n_places))
+    y, x = rows[index // columns.size], columns[index % columns.size]
+    heights = np.empty((len(values), index.size))
+    _heights(values, variances, mean, _factors(noise_factors), ny, nx, _profile(), y, x, heights)
+    heights[heights == 0.0] = np.nan
+    scaled: NDArray[np.float64] = heights * np.sqrt(1.0 - 1.0 / len(values))
+    return scaled
+
+
+def _factors(noise_factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors on variances; the mean holds a part of each image, the difference 1 - 1/n of it."""
+    n = len(noise_factors)
+    return (np.asarray(noise_factors, np.float64) * (1.0 - 1.0 / n)) ** 2
+
+
+def _profile() -> NDArray[np.float64]:
+    line = np.exp(-0.5 * (np.arange(-_BOX, _BOX + 1) / _SMOOTHING) ** 2)
+    profile: NDArray[np.float64] = np.outer(line, line)
+    return profile
 
 
 @nb.njit(nogil=True, cache=True)
@@ -110,16 +159,16 @@ def _pull(values, variances, mean, factor, p):
 
 
 @nb.njit(nogil=True, cache=True)
-def _core_sign(values, mean, variance, y, x, ny, nx):
-    """Which way the nine pixels around one, all of the same variance, are far off: 1, -1 or 0."""
+def _sign_around(values, mean, variance, y, x, ny, nx):
+    """Which way the eight pixels around one, all of the same variance, are far off: 1, -1 or 0."""
     total, n = 0.0, 0
     for row in range(max(y - 1, 0), min(y + 2, ny)):
         for column in range(max(x - 1, 0), min(x + 2, nx)):
             difference = values[row * nx + column] - mean[row * nx + column]
-            if difference == difference:
+            if difference == difference and (row != y or column != x):
                 total += difference
                 n += 1
-    if not total * total > _CORE * _CORE * n * variance:
+    if not total * total > _AROUND * _AROUND * n * variance:
         return 0
     return 1 if total > 0.0 else -1
 
@@ -138,7 +187,7 @@ def _height(values, variances, mean, factor, y, x, ny, nx, profile, half, level_
                 squares += weight * weight
                 total += pull
                 n += 1
-    if level_counts:
+    if level_counts and n > 0:
         weighted -= weights * total / n
         squares -= weights * weights / n
     return weighted / np.sqrt(squares) if squares > 0.0 else 0.0
@@ -173,14 +222,14 @@ def _mark(marks, in_any, bit, y, x, ny, nx):
         nb.int64,
         nb.int64,
         _PROFILE,
-        nb.float64,
+        _FACTORS,
         _MARKS,
         _MARKS_OF_ANY,
     ),
     nogil=True,
     cache=True,
 )
-def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, marks, in_any):
+def _find_light(values, variances, mean, factors, ny, nx, profile, thresholds, marks, in_any):
     # Eight pixels are looked at in one go: nearly all are empty.
     top = np.zeros(-(-nx // 8) * 8, np.uint8)
     eights = top.view(np.uint64)
@@ -212,8 +261,42 @@ def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, ma
                 for x in range(8 * eight, min(8 * eight + 8, nx)):
                     if not top[x]:
                         continue
-                    sign = _core_sign(image, mean, factors[i] * variance_row[x], y, x, ny, nx)
+                    sign = _sign_around(image, mean, factors[i] * variance_row[x], y, x, ny, nx)
                     if sign != 0 and _is_source(
-                        image, variance, mean, factors[i], y, x, ny, nx, profile, threshold, sign
+                        image,
+                        variance,
+                        mean,
+                        factors[i],
+                        y,
+                        x,
+                        ny,
+                        nx,
+                        profile,
+                        thresholds[i],
+                        sign,
                     ):
                         _mark(marks[i], in_any, _LIGHT if sign > 0 else _DARK, y, x, ny, nx)
+
+
+@nb.njit(
+    nb.void(
+        _STACK_IN,
+        _STACK_IN,
+        _IMAGE_IN,
+        _FACTORS,
+        nb.int64,
+        nb.int64,
+        _PROFILE,
+        _PLACES,
+        _PLACES,
+        _HEIGHTS,
+    ),
+    nogil=True,
+    cache=True,
+)
+def _heights(values, variances, mean, factors, ny, nx, profile, y, x, heights):
+    for i in range(values.shape[0]):
+        for k in range(y.size):
+            heights[i, k] = _height(
+                values[i], variances[i], mean, factors[i], y[k], x[k], ny, nx, profile, _BOX, True
+            )

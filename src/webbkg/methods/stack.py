@@ -28,7 +28,7 @@ from webbkg.exposure import (
 )
 from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
 from webbkg.kernels.decode import prepare_pixels
-from webbkg.kernels.light import REACH, find_light
+from webbkg.kernels.light import REACH, find_light, sample_heights
 from webbkg.kernels.noise import MIN_PIXELS, StackNoise, measure_stack
 from webbkg.parallel import run_tasks
 
@@ -37,6 +37,11 @@ __all__ = ["ClipRule", "Stack", "StackMean", "combine_stack"]
 #: Pixels that noise and level of the exposures are measured on, spread over the frame.
 _SAMPLE_PIXELS = 12288
 _SAMPLE_BANDS = 4
+#: Rows and places of each band that the noise of smoothed differences is measured on.
+_SAMPLE_ROWS = 13
+_SAMPLE_HEIGHTS = 128
+#: Smoothed noise this close to that of independent pixels is taken as such.
+_SOURCE_NOISE_TOLERANCE = 1.15
 #: Larger bands gain nothing; much smaller ones make threads wait for the interpreter.
 _MAX_BAND_PIXELS = 131072
 #: What the interpreter and small buffers take besides the arrays that are counted.
@@ -110,9 +115,11 @@ class Stack:
         Noise and level of each exposure.
     integrations : tuple of StackNoise
         Noise and level of each exposure's integrations.
-    masks_sources : bool, optional
-        Whether sources in single exposures are left out: not below 3 exposures, or on fewer
-        pixels than noise and level can be measured on.
+    source_noise : numpy.ndarray, optional
+        For each exposure, noise of the smoothed difference from the mean, over what it is if
+        noise is independent from pixel to pixel, shape ``(n,)``. None if sources in single
+        exposures are not left out: below 3 exposures, or on fewer pixels than noise and level can
+        be measured on.
     """
 
     handles: Sequence[ExposureHandle]
@@ -120,7 +127,7 @@ class Stack:
     bad_bits: int
     exposures: StackNoise
     integrations: tuple[StackNoise, ...]
-    masks_sources: bool = False
+    source_noise: NDArray[np.float64] | None = None
 
     @classmethod
     def measured(cls, handles: Sequence[ExposureHandle], rule: ClipRule, bad_bits: int) -> Stack:
@@ -170,11 +177,10 @@ class Stack:
         loaded = [stack.load(region) for region in _sample_regions(common)]
         values = np.concatenate([band.values for band in loaded], axis=1)
         variances = np.concatenate([band.variances for band in loaded], axis=1)
-        return replace(
-            stack,
-            exposures=measure_stack(values, variances),
-            masks_sources=rule.mask_sources and common.ny * common.nx >= MIN_PIXELS,
-        )
+        stack = replace(stack, exposures=measure_stack(values, variances))
+        if not rule.mask_sources or common.ny * common.nx < MIN_PIXELS:
+            return stack
+        return replace(stack, source_noise=stack._measure_source_noise(common))
 
     def load(self, region: Window, scratch: Scratch | None = None) -> _Band:
         """
@@ -219,12 +225,13 @@ class Stack:
         _Part
             Mean, flags and counts of the region.
         """
-        outer = self._neighbourhood(region) if self.masks_sources else region
+        outer = region if self.source_noise is None else self._neighbourhood(region)
         band = self.load(outer, scratch)
         combined = self.rule.combine(band.values, band.variances, self.exposures.factors)
-        if not self.masks_sources:
+        if self.source_noise is None:
             return _Part(combined, band.flags, band.counts)
-        self._leave_out_sources(band, combined, outer.shape)
+        limits = self.rule.SOURCE_OVER_HIGH * self.rule.sigma * self.source_noise
+        self._leave_out_sources(band, combined, outer.shape, limits)
         inner = outer.slices(region)
         return _Part(
             Combined(*(_cut(plane, outer, inner).reshape(-1) for plane in combined)),
@@ -240,7 +247,29 @@ class Stack:
         x1 = min(region.x1 + REACH, max(region.x1, *(h.window.x1 for h in self.handles)))
         return Window(y0, x0, y1 - y0, x1 - x0)
 
-    def _leave_out_sources(self, band: _Band, combined: Combined, shape: tuple[int, int]) -> None:
+    def _measure_source_noise(self, common: Window) -> NDArray[np.float64]:
+        """Measure what correlation from pixel to pixel does to smoothed differences."""
+        heights = []
+        for region in _sample_regions(common, n_rows=_SAMPLE_ROWS):
+            band = self.load(region)
+            factors = self.exposures.factors
+            mean = self.rule.combine(band.values, band.variances, factors).mean
+            heights.append(
+                sample_heights(
+                    band.values, band.variances, mean, factors, region.shape, _SAMPLE_HEIGHTS
+                )
+            )
+        typical = np.nan_to_num(_median_size(np.concatenate(heights, axis=1)), nan=1.0)
+        # Few heights measure it to 5 %; the limit is never lower than for independent noise.
+        return np.where(typical > _SOURCE_NOISE_TOLERANCE, typical, 1.0)
+
+    def _leave_out_sources(
+        self,
+        band: _Band,
+        combined: Combined,
+        shape: tuple[int, int],
+        limits: NDArray[np.float64],
+    ) -> None:
         """Combine again, in place, the pixels where single exposures show a source."""
         places, left_out = find_light(
             band.values,
@@ -248,7 +277,7 @@ class Stack:
             combined.mean,
             self.exposures.factors,
             shape,
-            threshold=self.rule.SOURCE_OVER_HIGH * self.rule.sigma,
+            thresholds=limits,
         )
         values = band.values[:, places]
         n_usable = np.isfinite(values).sum(axis=0)
@@ -261,9 +290,11 @@ class Stack:
             np.ascontiguousarray(band.variances[:, places]),
             self.exposures.factors,
         )
+        # Too few may be left to reject a cosmic ray that was rejected before.
+        agreed = ~again.disputed | combined.disputed[places]
         planes: list[NDArray[Any]] = list(combined)
         for plane, better in zip(planes, again, strict=True):
-            plane[places] = better
+            plane[places[agreed]] = better[agreed]
 
     def _load_one(
         self, index: int, handle: ExposureHandle, region: Window, band: _Band, scratch: Scratch
@@ -481,7 +512,7 @@ def _share_memory(stack: Stack, window: Window, max_bytes: int, n_threads: int) 
         handle.window.nx * 20 * (handle.n_integrations or 1) for handle in stack.handles
     )
     n_beside = 0
-    if stack.masks_sources:
+    if stack.source_noise is not None:
         # The mask of sources, and the rows beside a band that decide about its edges.
         row_bytes += window.nx * 2 * len(stack.handles)
         n_beside = 2 * REACH
@@ -507,9 +538,18 @@ def _common_window(handles: Sequence[ExposureHandle]) -> Window:
     return common
 
 
-def _sample_regions(window: Window) -> list[Window]:
-    """Bands of rows spread over a window, about `_SAMPLE_PIXELS` in all."""
-    n_rows = -(-_SAMPLE_PIXELS // (window.nx * _SAMPLE_BANDS))
+def _median_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation along the last axis from the median absolute value; NaN without any."""
+    known = np.isfinite(values).any(axis=-1)
+    result = np.full(values.shape[:-1], np.nan)
+    result[known] = 1.4826022185056018 * np.nanmedian(np.abs(values[known]), axis=-1)
+    return result
+
+
+def _sample_regions(window: Window, n_rows: int | None = None) -> list[Window]:
+    """Bands of rows spread over a window, about `_SAMPLE_PIXELS` in all if not so many rows."""
+    if n_rows is None:
+        n_rows = -(-_SAMPLE_PIXELS // (window.nx * _SAMPLE_BANDS))
     if n_rows * _SAMPLE_BANDS >= window.ny:
         return [window]
     step = window.ny / _SAMPLE_BANDS

@@ -358,9 +358,8 @@ class Galaxy(Layer):
         squared = along**2 + across**2
         radius = np.sqrt(squared + scale**2)
         n, b = self.sersic_index, self._b
-        image = (
-            scale**2 * self._brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
-        )
+        brightness = scale**2 * self._brightness(scale)
+        image = brightness * np.exp(-b * ((radius / self.r_eff) ** (1.0 / n) - 1.0))
         if self.arm_contrast > 0:
             winding = np.log(radius / self.r_eff) / math.tan(math.radians(self.pitch))
             phase = self.n_arms * (np.arctan2(across, along) - winding)
@@ -377,13 +376,16 @@ class Galaxy(Layer):
     def _b(self) -> float:
         return 2.0 * self.sersic_index - 1.0 / 3.0 + 0.009876 / self.sersic_index
 
-    @property
-    def _brightness(self) -> float:
+    def _brightness(self, softening: float) -> float:
         """Surface brightness at the half-light radius [DN/s per square arcsecond]."""
+        from scipy.special import gammaincc
+
         n, b = self.sersic_index, self._b
         area = 2.0 * math.pi * self.r_eff**2 * (1.0 - self.ellipticity)
         profile = n * math.exp(b) * math.pow(b, -2.0 * n) * math.gamma(2.0 * n)
-        return self.flux / (area * profile)
+        # What the unsoftened galaxy has within the softening radius is missing otherwise.
+        left = float(gammaincc(2.0 * n, b * math.pow(softening / self.r_eff, 1.0 / n)))
+        return self.flux / (area * profile * left)
 
 
 def moffat_radius(fwhm: float, beta: float = MOFFAT_BETA) -> float:

@@ -18,8 +18,8 @@ __all__ = ["PHOTMJSR", "imaging_references", "photmjsr"]
 AUTHOR = "webbkg simulation"
 DESCRIPTION = "Made for a simulated observation"
 USE_AFTER = "2015-01-01T00:00:00"
-#: Spectra of one source: NIRISS SOSS and MIRI LRS.
-_SPECTRA = ("NIS_SOSS", "MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+#: Spectra that have the geometry of images.
+_SPECTRA = ("NIS_SOSS", "NIS_WFSS", "NRC_WFSS", "MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
 #: MJy/sr of 1 DN/s, rounded from headers of flight products.
 PHOTMJSR = {
     "F770W": 0.35,
@@ -89,8 +89,8 @@ def imaging_references(setup: Setup) -> tuple[Reference, ...]:
     -------
     tuple of Reference
         Distortion, filter offset (none), flux conversion, and what source catalogues need. Of
-        these NIRSpec has none, and other spectra of one source have geometry alone: flux
-        conversions of images would be wrong for them.
+        these NIRSpec has none, and other spectra have geometry alone: flux conversions of images
+        would be wrong for them.
     """
     camera = setup.camera
     detector = {"INSTRUMENT.DETECTOR": camera.detector}

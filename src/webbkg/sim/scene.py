@@ -22,7 +22,8 @@ from webbkg.sim.layers import Grid, Image, Layer, Source
 
 __all__ = ["Attachment", "Frames", "Label", "Observation", "Scene", "SimulatedExposure"]
 
-#: Mean signal that a cosmic ray leaves in the rate of a pixel flagged JUMP_DET [DN/s].
+#: Mean signal that a cosmic ray leaves in the rate of a pixel flagged JUMP_DET, over its noise:
+#: what the pipeline leaves of simulated ramps. More is taken for stars by tweakreg.
 JUMP_LEFTOVER = 1.0
 
 
@@ -187,8 +188,6 @@ class SimulatedExposure:
     jump_fraction : float, optional
         Fraction of pixels flagged JUMP_DET, in which a cosmic ray left an exponentially
         distributed signal that is not part of the truth.
-    jump_leftover : float, optional
-        Mean of that signal [DN/s].
 
     Notes
     -----
@@ -205,7 +204,6 @@ class SimulatedExposure:
     label: Label
     seed: tuple[int, ...]
     jump_fraction: float = 0.0
-    jump_leftover: float = JUMP_LEFTOVER
 
     @property
     def window(self) -> Window:
@@ -321,7 +319,8 @@ class SimulatedExposure:
         data += np.sqrt(noise.var_rnoise) * rng.standard_normal(model.shape)
         jumps = rng.random(model.shape) < self.jump_fraction
         jumps &= (flags & np.uint32(FLAG_BITS["REFERENCE_PIXEL"])) == 0
-        data[jumps] += rng.exponential(self.jump_leftover, int(jumps.sum()))
+        sigma = np.sqrt(expected[jumps] / noise.electrons**2 + noise.var_rnoise)
+        data[jumps] += JUMP_LEFTOVER * sigma * rng.standard_exponential(sigma.size)
         dq = flags.copy()
         dq[jumps] |= np.uint32(FLAG_BITS["JUMP_DET"])
         return data, dq

@@ -151,6 +151,6 @@ def simulate(
         If a name or value is not allowed.
     """
     preset = preset_of(name)
-    if seed < 0:
-        raise ParameterError(f"seed must be at least 0, got {seed}")
+    if type(seed) is not int or seed < 0:
+        raise ParameterError(f"seed must be a whole number, at least 0, got {seed!r}")
     return preset.make(preset.params.build(config=config, overrides=overrides), seed=seed)

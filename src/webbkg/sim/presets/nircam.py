@@ -60,9 +60,6 @@ SPARE = 2.0
 SKY_SIDE = 3.1
 #: Side of the nebula's tile in the same units; twice the width of a long-wave detector.
 NEBULA_SIDE = 4.0
-#: Mean signal that a cosmic ray leaves in the rate of a flagged pixel [DN/s]: twice the noise.
-#: Where more is left, the pipeline takes some for stars.
-JUMP_LEFTOVER = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,5 +462,4 @@ def _exposure(
         label=label,
         seed=(8, *own),
         jump_fraction=params.jump_fraction,
-        jump_leftover=JUMP_LEFTOVER,
     )

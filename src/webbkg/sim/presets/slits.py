@@ -75,7 +75,7 @@ class NirspecNodsParams(Params):
 
     table = "nirspec-nods"
 
-    n_nods: int = param(3, "Nods along the slit: 2, 3 or 5.", ge=2, le=5)
+    n_nods: int = param(3, "Nods along the slit.", ge=2, le=5)
     grating: str = param("G235M", "Grating or prism.", choices=_GRATINGS)
     subarray: str = param("FULL", "Sub-array.", choices=("FULL", "ALLSLITS", "SUBS200A1"))
     n_groups: int = param(20, "Groups of an integration, NRSRAPID.", ge=2, le=1000)
@@ -104,7 +104,7 @@ class MiriLrsParams(Params):
         "Sub-array: through the slit on the whole detector, or without slit.",
         choices=("FULL", "SLITLESSPRISM"),
     )
-    n_nods: int = param(2, "Nods along the slit: 2, 3 or 5.", ge=2, le=5)
+    n_nods: int = param(2, "Nods along the slit.", ge=2, le=5)
     n_groups: int = param(60, "Groups of an integration, FASTR1.", ge=5, le=1000)
     n_integrations: int = param(
         0, "Integrations of a 3-D product; a 2-D product if 0.", ge=0, le=1000
