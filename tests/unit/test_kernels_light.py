@@ -51,12 +51,15 @@ def plain(values, variances, mean, factors, threshold):
         pulls = np.pad(np.clip(difference / noise, -5.0, 5.0), 6, constant_values=np.nan)
         known = np.nan_to_num(difference)
         row_sum = np.apply_along_axis(np.convolve, 1, known, [1, 1, 1], "same")
-        high = (np.abs(known) > 2.25 * noise) & (np.abs(row_sum) > 2.25 * noise * np.sqrt(3))
+        top = 0.56 * threshold * noise
+        high = (np.abs(known) > top) & (np.abs(row_sum) > top * np.sqrt(3))
         for y, x in zip(*np.nonzero(high), strict=True):
             core = difference[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
             total = np.nansum(core)
             around = total - difference[y, x]
-            if not abs(around) > 2.5 * noise[y, x] * np.sqrt(np.isfinite(core).sum() - 1):
+            if not abs(around) > 0.62 * threshold * noise[y, x] * np.sqrt(
+                np.isfinite(core).sum() - 1
+            ):
                 continue
             box = pulls[y : y + 13, x : x + 13]
             good = np.isfinite(box)

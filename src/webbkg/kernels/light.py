@@ -17,12 +17,13 @@ _GROWTH = 3
 #: How far a pixel's neighbourhood reaches that decides about it [px].
 REACH = _BOX + _GROWTH
 #: Only pixels this far off can belong to the top of a source, and only if they are so together
-#: with both neighbours of their row, in units of their noise: tests that spare the smoothing
-#: nearly everywhere.
-_TOP = 2.25
-#: The eight pixels around must be this far off together: a single hot pixel is no source.
-_AROUND = 2.5
-#: The 25 pixels around a source must be this high, in units of the threshold.
+#: with both neighbours of their row: tests that spare the smoothing nearly everywhere. In units
+#: of the threshold, for noise of a pixel and of three; a source at the threshold has 0.44 to 0.56
+#: in its highest pixel.
+_TOP = 0.56
+#: So far off must the eight pixels around be together: a single hot pixel is no source.
+_AROUND = 0.62
+#: And so far the 25 pixels around.
 _FEW = 0.8
 #: Nor can hot pixels look like sources if they are capped.
 _LOWEST, _HIGHEST = -5.0, 5.0
@@ -113,8 +114,10 @@ def sample_heights(
 
     Parameters
     ----------
-    values, variances, mean, noise_factors, shape
+    values, variances, mean, noise_factors : numpy.ndarray
         As for `find_light`.
+    shape : tuple of int
+        Rows and columns ``(ny, nx)``.
     n_places : int
         About the number of places wanted, at least 1; they are spread over those whose whole
         neighbourhood is in the image, if there are any.
@@ -159,8 +162,8 @@ def _pull(values, variances, mean, factor, p):
 
 
 @nb.njit(nogil=True, cache=True)
-def _sign_around(values, mean, variance, y, x, ny, nx):
-    """Which way the eight pixels around one, all of the same variance, are far off: 1, -1 or 0."""
+def _sign_around(values, mean, limit, y, x, ny, nx):
+    """Which way the eight pixels around one are off by more than a limit each: 1, -1 or 0."""
     total, n = 0.0, 0
     for row in range(max(y - 1, 0), min(y + 2, ny)):
         for column in range(max(x - 1, 0), min(x + 2, nx)):
@@ -168,7 +171,7 @@ def _sign_around(values, mean, variance, y, x, ny, nx):
             if difference == difference and (row != y or column != x):
                 total += difference
                 n += 1
-    if not total * total > _AROUND * _AROUND * n * variance:
+    if not total * total > limit * n:
         return 0
     return 1 if total > 0.0 else -1
 
@@ -233,11 +236,11 @@ def _find_light(values, variances, mean, factors, ny, nx, profile, thresholds, m
     # Eight pixels are looked at in one go: nearly all are empty.
     top = np.zeros(-(-nx // 8) * 8, np.uint8)
     eights = top.view(np.uint64)
-    square = np.float32(_TOP * _TOP)
     off = np.zeros(nx + 2, np.float32)
     for i in range(values.shape[0]):
         image, variance = values[i], variances[i]
-        limit = square * np.float32(factors[i])
+        limit = np.float32((_TOP * thresholds[i]) ** 2 * factors[i])
+        around = (_AROUND * thresholds[i]) ** 2 * factors[i]
         for y in range(ny):
             start = y * nx
             image_row = image[start : start + nx]
@@ -261,7 +264,7 @@ def _find_light(values, variances, mean, factors, ny, nx, profile, thresholds, m
                 for x in range(8 * eight, min(8 * eight + 8, nx)):
                     if not top[x]:
                         continue
-                    sign = _sign_around(image, mean, factors[i] * variance_row[x], y, x, ny, nx)
+                    sign = _sign_around(image, mean, around * variance_row[x], y, x, ny, nx)
                     if sign != 0 and _is_source(
                         image,
                         variance,

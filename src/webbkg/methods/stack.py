@@ -37,9 +37,9 @@ __all__ = ["ClipRule", "Stack", "StackMean", "combine_stack"]
 #: Pixels that noise and level of the exposures are measured on, spread over the frame.
 _SAMPLE_PIXELS = 12288
 _SAMPLE_BANDS = 4
-#: Rows and places of each band that the noise of smoothed differences is measured on.
+#: Rows of a band, and places in all, that the noise of smoothed differences is measured on.
 _SAMPLE_ROWS = 13
-_SAMPLE_HEIGHTS = 128
+_SAMPLE_HEIGHTS = 2048
 #: Smoothed noise this close to that of independent pixels is taken as such.
 _SOURCE_NOISE_TOLERANCE = 1.15
 #: Larger bands gain nothing; much smaller ones make threads wait for the interpreter.
@@ -73,9 +73,27 @@ class ClipRule:
 
     #: Sources and cosmic rays only add light, so the lower limit is the wider one.
     LOW_OVER_HIGH = 4.0 / 3.0
-    #: So much above `sigma` is a source in the smoothed difference: a star whose highest pixel
-    #: just escapes clipping is twice as high.
+    #: So much above `sigma` is a source in the smoothed difference of up to this many exposures: a
+    #: star whose highest pixel just escapes clipping is twice as high.
     SOURCE_OVER_HIGH = 4.0 / 3.0
+    N_FOR_SOURCES = 4
+
+    def source_limit(self, n: int) -> float:
+        """
+        Give the height of a source over the noise of an exposure.
+
+        Parameters
+        ----------
+        n : int
+            Number of exposures.
+
+        Returns
+        -------
+        float
+            Limit, such that a source below it never has more than 2/3 `sigma` in the mean: the
+            more exposures, the less of it there is.
+        """
+        return self.SOURCE_OVER_HIGH * self.sigma * max(1.0, math.sqrt(n / self.N_FOR_SOURCES))
 
     def combine(
         self,
@@ -115,11 +133,10 @@ class Stack:
         Noise and level of each exposure.
     integrations : tuple of StackNoise
         Noise and level of each exposure's integrations.
-    source_noise : numpy.ndarray, optional
-        For each exposure, noise of the smoothed difference from the mean, over what it is if
-        noise is independent from pixel to pixel, shape ``(n,)``. None if sources in single
-        exposures are not left out: below 3 exposures, or on fewer pixels than noise and level can
-        be measured on.
+    source_noise : float, optional
+        Noise of the smoothed difference of an exposure from the mean, over what it is if noise is
+        independent from pixel to pixel. None if sources in single exposures are not left out:
+        below 3 exposures, or on fewer pixels than noise and level can be measured on.
     """
 
     handles: Sequence[ExposureHandle]
@@ -127,7 +144,7 @@ class Stack:
     bad_bits: int
     exposures: StackNoise
     integrations: tuple[StackNoise, ...]
-    source_noise: NDArray[np.float64] | None = None
+    source_noise: float | None = None
 
     @classmethod
     def measured(cls, handles: Sequence[ExposureHandle], rule: ClipRule, bad_bits: int) -> Stack:
@@ -230,7 +247,8 @@ class Stack:
         combined = self.rule.combine(band.values, band.variances, self.exposures.factors)
         if self.source_noise is None:
             return _Part(combined, band.flags, band.counts)
-        limits = self.rule.SOURCE_OVER_HIGH * self.rule.sigma * self.source_noise
+        limits = np.full(len(self.handles), self.rule.source_limit(len(self.handles)))
+        limits *= self.source_noise
         self._leave_out_sources(band, combined, outer.shape, limits)
         inner = outer.slices(region)
         return _Part(
@@ -247,21 +265,22 @@ class Stack:
         x1 = min(region.x1 + REACH, max(region.x1, *(h.window.x1 for h in self.handles)))
         return Window(y0, x0, y1 - y0, x1 - x0)
 
-    def _measure_source_noise(self, common: Window) -> NDArray[np.float64]:
+    def _measure_source_noise(self, common: Window) -> float:
         """Measure what correlation from pixel to pixel does to smoothed differences."""
+        regions = _sample_regions(common, n_rows=_SAMPLE_ROWS)
+        n_places = -(-_SAMPLE_HEIGHTS // (len(regions) * len(self.handles)))
         heights = []
-        for region in _sample_regions(common, n_rows=_SAMPLE_ROWS):
+        for region in regions:
             band = self.load(region)
             factors = self.exposures.factors
             mean = self.rule.combine(band.values, band.variances, factors).mean
-            heights.append(
-                sample_heights(
-                    band.values, band.variances, mean, factors, region.shape, _SAMPLE_HEIGHTS
-                )
+            found = sample_heights(
+                band.values, band.variances, mean, factors, region.shape, n_places
             )
-        typical = np.nan_to_num(_median_size(np.concatenate(heights, axis=1)), nan=1.0)
-        # Few heights measure it to 5 %; the limit is never lower than for independent noise.
-        return np.where(typical > _SOURCE_NOISE_TOLERANCE, typical, 1.0)
+            heights.append(np.abs(found[np.isfinite(found)]))
+        sizes = np.concatenate(heights)
+        typical = 1.4826022185056018 * float(np.median(sizes)) if sizes.size else 1.0
+        return typical if typical > _SOURCE_NOISE_TOLERANCE else 1.0
 
     def _leave_out_sources(
         self,
@@ -293,7 +312,8 @@ class Stack:
         # Too few may be left to reject a cosmic ray that was rejected before.
         agreed = ~again.disputed | combined.disputed[places]
         planes: list[NDArray[Any]] = list(combined)
-        for plane, better in zip(planes, again, strict=True):
+        better_planes: list[NDArray[Any]] = list(again)
+        for plane, better in zip(planes, better_planes, strict=True):
             plane[places[agreed]] = better[agreed]
 
     def _load_one(
@@ -536,14 +556,6 @@ def _common_window(handles: Sequence[ExposureHandle]) -> Window:
     for handle in handles[1:]:
         common = common.intersection(handle.window)
     return common
-
-
-def _median_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation along the last axis from the median absolute value; NaN without any."""
-    known = np.isfinite(values).any(axis=-1)
-    result = np.full(values.shape[:-1], np.nan)
-    result[known] = 1.4826022185056018 * np.nanmedian(np.abs(values[known]), axis=-1)
-    return result
 
 
 def _sample_regions(window: Window, n_rows: int | None = None) -> list[Window]:
