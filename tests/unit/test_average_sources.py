@@ -56,6 +56,15 @@ def test_faint_stars_are_left_out(n_integrations):
     assert masked.max() < clipped.max() - 1
 
 
+def test_the_rule_says_so():
+    handles, _ = backgrounds()
+    assert combine(handles).diagnostics.clip_rule == (
+        "noise expected from ERR, 4 sigma below and 3 above the median, and sources found by "
+        "smoothing"
+    )
+    assert "smoothing" not in combine(handles, mask_sources=False).diagnostics.clip_rule
+
+
 def test_masked_pixels_have_the_error_of_what_is_left():
     handles, _ = backgrounds()
     template = combine(handles).template

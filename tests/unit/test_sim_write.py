@@ -15,6 +15,7 @@ from stdatamodels.jwst import datamodels
 from webbkg.errors import OutputError, ParameterError
 from webbkg.exposure import Window
 from webbkg.sim import PRESETS, miri_imaging, simulate, write_observation
+from webbkg.sim.keywords import header_values
 
 SHAPE = (64, 80)
 
@@ -300,3 +301,17 @@ def test_products_of_every_preset_are_valid(name, tmp_path):
             members = [m["expname"] for product in table["products"] for m in product["members"]]
             assert all((tmp_path / member).is_file() for member in members)
     assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "name"),
+    [
+        ("miri-imaging", {"small": True}, "MIRIM_FULL"),
+        ("miri-imaging", {"subarray": "SUB64"}, "MIRIM_SUB64"),
+        ("nircam-imaging", {"subarray": "SUB640", "channel": "long"}, "NRCB5_SUB640"),
+        ("niriss-soss", {"small": True}, "NIS_SUBSTRIP96"),
+    ],
+)
+def test_apertures_are_named_as_in_the_siaf(preset, options, name):
+    exposure = simulate(preset, **options).science[0]
+    assert header_values(exposure)["aperture.name"] == name

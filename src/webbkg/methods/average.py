@@ -397,7 +397,9 @@ def _diagnose(
         )
     return AverageDiagnostics(
         clip_rule=_rule_in_words(
-            params, known_errors=mean.n_unknown.sum() < mean.n_usable.sum() / 2
+            params,
+            known_errors=mean.n_unknown.sum() < mean.n_usable.sum() / 2,
+            masks_sources=stack.source_noise is not None,
         ),
         n_backgrounds=n,
         n_used_mean=n_kept / max(1, int(np.count_nonzero(mean.n_used))),
@@ -411,12 +413,13 @@ def _diagnose(
     )
 
 
-def _rule_in_words(params: AverageParams, *, known_errors: bool) -> str:
+def _rule_in_words(params: AverageParams, *, known_errors: bool, masks_sources: bool) -> str:
     if params.clip == "std":
         return f"standard deviation of the values, {params.sigma:g} sigma"
     low = f"{4 * params.sigma / 3:g}"
     source = "noise expected from ERR" if known_errors else "median absolute deviation (no ERR)"
-    return f"{source}, {low} sigma below and {params.sigma:g} above the median"
+    rule = f"{source}, {low} sigma below and {params.sigma:g} above the median"
+    return f"{rule}, and sources found by smoothing" if masks_sources and known_errors else rule
 
 
 def _sampled_median(image: FloatArray) -> float:

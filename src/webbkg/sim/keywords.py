@@ -222,7 +222,7 @@ def _astrometry(exposure: SimulatedExposure) -> dict[str, Any]:
     }
     angle = (pointing.roll + aperture.v3_angle) % 360.0
     return {
-        "aperture.name": aperture.name,
+        "aperture.name": _aperture_name(exposure),
         "aperture.position_angle": angle,
         "pointing.ra_v1": pointing.ra,
         "pointing.dec_v1": pointing.dec,
@@ -230,6 +230,14 @@ def _astrometry(exposure: SimulatedExposure) -> dict[str, Any]:
         **{f"wcsinfo.{name}": value for name, value in values.items()},
         "wcsinfo.s_region": _footprint(pointing, window),
     }
+
+
+def _aperture_name(exposure: SimulatedExposure) -> str:
+    """Name the aperture of a sub-array as the SIAF does: detector and sub-array."""
+    name, subarray = exposure.pointing.aperture.name, exposure.setup.subarray
+    if subarray in ("FULL", "GENERIC"):
+        return name
+    return f"{name.rsplit('_', 1)[0]}_{subarray}"
 
 
 def _footprint(pointing: Any, window: Window) -> str:
