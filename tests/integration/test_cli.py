@@ -675,6 +675,8 @@ def test_interrupted(five, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that starts tests in the background has them ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     waiting = Path(f"/proc/{process.pid}/wchan")
     limit = time.monotonic() + 30

@@ -29,7 +29,7 @@ def find(values, variances, mean=None, factors=None, threshold=4.0):
         np.ascontiguousarray(mean, np.float32).reshape(-1),
         np.ones(n) if factors is None else factors,
         values.shape[1:],
-        thresholds=np.full(n, threshold),
+        threshold=threshold,
     )
     assert left_out.shape == (n, places.size)
     assert left_out.any(axis=0).all()

@@ -46,7 +46,7 @@ def find_light(
     noise_factors: NDArray[np.float64],
     shape: tuple[int, int],
     *,
-    thresholds: NDArray[np.float64],
+    threshold: float,
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """
     Find where single images are brighter than the mean of all, and as many places of noise.
@@ -64,9 +64,9 @@ def find_light(
         True noise over the square root of `variances` for each of the n, float64.
     shape : tuple of int
         Rows and columns ``(ny, nx)``.
-    thresholds : numpy.ndarray
+    threshold : float
         Height of a source in the smoothed difference, in units of the noise that an image alone
-        would have there if it were independent from pixel to pixel, float64, shape ``(n,)``.
+        would have there if it were independent from pixel to pixel.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def find_light(
     marks = np.zeros(values.shape, dtype=np.uint8)
     in_any = np.zeros(values.shape[1], dtype=np.uint8)
     factors, profile = _factors(noise_factors), _profile()
-    _find_light(values, variances, mean, factors, *shape, profile, thresholds, marks, in_any)
+    _find_light(values, variances, mean, factors, *shape, profile, threshold, marks, in_any)
     # Where one image is bright the mean is too high, and others need not be dark.
     in_any[(in_any & _LIGHT) > 0] = _LIGHT
     places = np.flatnonzero(in_any)
@@ -225,22 +225,22 @@ def _mark(marks, in_any, bit, y, x, ny, nx):
         nb.int64,
         nb.int64,
         _PROFILE,
-        _FACTORS,
+        nb.float64,
         _MARKS,
         _MARKS_OF_ANY,
     ),
     nogil=True,
     cache=True,
 )
-def _find_light(values, variances, mean, factors, ny, nx, profile, thresholds, marks, in_any):
+def _find_light(values, variances, mean, factors, ny, nx, profile, threshold, marks, in_any):
     # Eight pixels are looked at in one go: nearly all are empty.
     top = np.zeros(-(-nx // 8) * 8, np.uint8)
     eights = top.view(np.uint64)
     off = np.zeros(nx + 2, np.float32)
     for i in range(values.shape[0]):
         image, variance = values[i], variances[i]
-        limit = np.float32((_TOP * thresholds[i]) ** 2 * factors[i])
-        around = (_AROUND * thresholds[i]) ** 2 * factors[i]
+        limit = np.float32((_TOP * threshold) ** 2 * factors[i])
+        around = (_AROUND * threshold) ** 2 * factors[i]
         for y in range(ny):
             start = y * nx
             image_row = image[start : start + nx]
@@ -275,7 +275,7 @@ def _find_light(values, variances, mean, factors, ny, nx, profile, thresholds, m
                         ny,
                         nx,
                         profile,
-                        thresholds[i],
+                        threshold,
                         sign,
                     ):
                         _mark(marks[i], in_any, _LIGHT if sign > 0 else _DARK, y, x, ny, nx)

@@ -234,7 +234,8 @@ def combine_backgrounds(
         If no background covers any of the window.
     """
     # numba takes longer to import than the command line may take to show its help.
-    from webbkg.methods.stack import ClipRule, Stack, combine_stack
+    from webbkg.methods.clipping import ClipRule
+    from webbkg.methods.stack import Stack, combine_stack
 
     if not backgrounds:
         raise InputError("no background exposure was given; name at least one")

@@ -26,13 +26,14 @@ from webbkg.exposure import (
     ScratchLoader,
     Window,
 )
-from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
+from webbkg.kernels.combine import Combined
 from webbkg.kernels.decode import prepare_pixels
-from webbkg.kernels.light import REACH, find_light, sample_heights
+from webbkg.kernels.light import REACH, sample_heights
 from webbkg.kernels.noise import MIN_PIXELS, StackNoise, measure_stack
+from webbkg.methods.clipping import ClipRule
 from webbkg.parallel import run_tasks
 
-__all__ = ["ClipRule", "Stack", "StackMean", "combine_stack"]
+__all__ = ["Stack", "StackMean", "combine_stack"]
 
 #: Pixels that noise and level of the exposures are measured on, spread over the frame.
 _SAMPLE_PIXELS = 12288
@@ -46,74 +47,6 @@ _SOURCE_NOISE_TOLERANCE = 1.15
 _MAX_BAND_PIXELS = 131072
 #: What the interpreter and small buffers take besides the arrays that are counted.
 _OVERHEAD_BYTES = 16_000_000
-
-
-@dataclass(frozen=True)
-class ClipRule:
-    """
-    Which values are left out of a mean.
-
-    Parameters
-    ----------
-    by_std : bool
-        Clip by the standard deviation of the values, as the pipeline does, else by their
-        expected noise.
-    sigma : float
-        Limit above the median (and below it, by standard deviation).
-    max_iterations : int or None
-        Most rounds, or rejected values.
-    mask_sources : bool, optional
-        Whether sources that stand out of the smoothed difference from the mean are left out.
-    """
-
-    by_std: bool
-    sigma: float
-    max_iterations: int | None
-    mask_sources: bool = False
-
-    #: Sources and cosmic rays only add light, so the lower limit is the wider one.
-    LOW_OVER_HIGH = 4.0 / 3.0
-    #: So much above `sigma` is a source in the smoothed difference of up to this many exposures: a
-    #: star whose highest pixel just escapes clipping is twice as high.
-    SOURCE_OVER_HIGH = 4.0 / 3.0
-    N_FOR_SOURCES = 4
-
-    def source_limit(self, n: int) -> float:
-        """
-        Give the height of a source over the noise of an exposure.
-
-        Parameters
-        ----------
-        n : int
-            Number of exposures.
-
-        Returns
-        -------
-        float
-            Limit, such that a source below it never has more than 2/3 `sigma` in the mean: the
-            more exposures, the less of it there is.
-        """
-        return self.SOURCE_OVER_HIGH * self.sigma * max(1.0, math.sqrt(n / self.N_FOR_SOURCES))
-
-    def combine(
-        self,
-        values: NDArray[np.float32],
-        variances: NDArray[np.float32],
-        noise_factors: NDArray[np.float64],
-    ) -> Combined:
-        """Clipped mean of a stack of shape ``(n, n_pixels)``; see `webbkg.kernels.combine`."""
-        if self.by_std:
-            return clip_by_std(
-                values, variances, sigma=self.sigma, max_iterations=self.max_iterations
-            )
-        return clip_by_noise(
-            values,
-            variances,
-            k_low=self.LOW_OVER_HIGH * self.sigma,
-            k_high=self.sigma,
-            noise_factors=noise_factors,
-            max_iterations=self.max_iterations,
-        )
 
 
 @dataclass(frozen=True)
@@ -247,9 +180,14 @@ class Stack:
         combined = self.rule.combine(band.values, band.variances, self.exposures.factors)
         if self.source_noise is None:
             return _Part(combined, band.flags, band.counts)
-        limits = np.full(len(self.handles), self.rule.source_limit(len(self.handles)))
-        limits *= self.source_noise
-        self._leave_out_sources(band, combined, outer.shape, limits)
+        self.rule.leave_out_sources(
+            band.values,
+            band.variances,
+            self.exposures.factors,
+            combined,
+            outer.shape,
+            source_noise=self.source_noise,
+        )
         inner = outer.slices(region)
         return _Part(
             Combined(*(_cut(plane, outer, inner).reshape(-1) for plane in combined)),
@@ -281,40 +219,6 @@ class Stack:
         sizes = np.concatenate(heights)
         typical = 1.4826022185056018 * float(np.median(sizes)) if sizes.size else 1.0
         return typical if typical > _SOURCE_NOISE_TOLERANCE else 1.0
-
-    def _leave_out_sources(
-        self,
-        band: _Band,
-        combined: Combined,
-        shape: tuple[int, int],
-        limits: NDArray[np.float64],
-    ) -> None:
-        """Combine again, in place, the pixels where single exposures show a source."""
-        places, left_out = find_light(
-            band.values,
-            band.variances,
-            combined.mean,
-            self.exposures.factors,
-            shape,
-            thresholds=limits,
-        )
-        values = band.values[:, places]
-        n_usable = np.isfinite(values).sum(axis=0)
-        values[left_out] = np.nan
-        # Where sources are in more than half of the exposures, clipping has the last word.
-        enough = np.isfinite(values).sum(axis=0) >= np.maximum(2, n_usable // 2)
-        places = places[enough]
-        again = self.rule.combine(
-            np.ascontiguousarray(values[:, enough]),
-            np.ascontiguousarray(band.variances[:, places]),
-            self.exposures.factors,
-        )
-        # Too few may be left to reject a cosmic ray that was rejected before.
-        agreed = ~again.disputed | combined.disputed[places]
-        planes: list[NDArray[Any]] = list(combined)
-        better_planes: list[NDArray[Any]] = list(again)
-        for plane, better in zip(planes, better_planes, strict=True):
-            plane[places[agreed]] = better[agreed]
 
     def _load_one(
         self, index: int, handle: ExposureHandle, region: Window, band: _Band, scratch: Scratch
