@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,13 @@ import numpy as np
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray
 from webbkg.template import Template
 
-__all__ = ["AverageDiagnostics", "Subtraction"]
+__all__ = ["AverageDiagnostics", "Diagnostics", "I4iDiagnostics", "Subtraction"]
 
 
-@dataclass(frozen=True)
-class AverageDiagnostics:
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics:
     """
-    What `average` noticed on its way.
+    What every method that builds a background of exposures notices.
 
     Parameters
     ----------
@@ -29,18 +30,11 @@ class AverageDiagnostics:
     n_used_mean : float
         Mean number of values kept per covered pixel.
     clipped_fraction : float
-        Fraction of the usable values that clipping rejected.
+        Fraction of the usable values that clipping rejected; NaN where it was not counted.
     coverage : float
         Fraction of the science pixels with a background value.
     level : float
         Median of the subtracted background, unit of the data.
-    disputed_fraction : float
-        Fraction of the pixels whose kept values still differ by more than their noise.
-    noise_factors : tuple of float
-        Measured noise over ERR of each background (1 where too few pixels measure it).
-    level_offsets : tuple of float
-        Level of each background relative to their mean, unit of the data (0 where it is
-        insignificant or not measured).
     warnings : tuple of str
         Sentences for the user.
     """
@@ -51,10 +45,66 @@ class AverageDiagnostics:
     clipped_fraction: float
     coverage: float
     level: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageDiagnostics(Diagnostics):
+    """
+    What `average` noticed on its way; see `Diagnostics` for the rest.
+
+    Parameters
+    ----------
+    disputed_fraction : float
+        Fraction of the pixels whose kept values still differ by more than their noise.
+    noise_factors : tuple of float
+        Measured noise over ERR of each background (1 where too few pixels measure it).
+    level_offsets : tuple of float
+        Level of each background relative to their mean, unit of the data (0 where it is
+        insignificant or not measured).
+    pattern_rms : float
+        Rms of the pattern that the background was shrunk to; NaN if it was not shrunk.
+    """
+
     disputed_fraction: float = 0.0
     noise_factors: tuple[float, ...] = ()
     level_offsets: tuple[float, ...] = ()
-    warnings: tuple[str, ...] = ()
+    pattern_rms: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class I4iDiagnostics(Diagnostics):
+    """
+    What `i4i` noticed on its way; see `Diagnostics` for the rest.
+
+    Parameters
+    ----------
+    masked_fraction : float
+        Fraction of the exposure's pixels masked as sources.
+    filled_fraction : float
+        Fraction of the usable pixels whose background is filled in from around.
+    scaling : str
+        ``multiplicative``, ``additive`` or ``none``, as used.
+    levels : mapping
+        Level of the exposure relative to the others by region: factor or offset.
+    level_errs : mapping
+        Their standard errors.
+    pattern_rms : mapping
+        Rms of the detector's pattern by region, unit of the data; NaN where it was not measured.
+    n_iterations : int
+        Times that sources were looked for.
+    masked_fractions : tuple of float
+        Masked fraction of all exposures after each of them.
+    """
+
+    masked_fraction: float
+    filled_fraction: float
+    scaling: str
+    levels: Mapping[str, float]
+    level_errs: Mapping[str, float]
+    pattern_rms: Mapping[str, float]
+    n_iterations: int
+    masked_fractions: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +123,7 @@ class Subtraction:
         The background on the window of the science exposure.
     used : tuple of str
         Names of the exposures the background was made from.
-    diagnostics : AverageDiagnostics
+    diagnostics : Diagnostics
         What the method noticed.
     scales : tuple of float
         Factor applied to each template.
@@ -81,15 +131,18 @@ class Subtraction:
         Whether the error of the background is added to that of the result.
     flag_bits : numpy.ndarray
         Bits added to the science flags, uint32, shape ``(ny, nx)``.
+    scale_errs : tuple of float, optional
+        Standard errors of the factors.
     """
 
     science: ExposureHandle
     template: Template
     used: tuple[str, ...]
-    diagnostics: AverageDiagnostics
+    diagnostics: Diagnostics
     scales: tuple[float, ...]
     propagate_errors: bool
     flag_bits: np.ndarray[Any, np.dtype[np.uint32]]
+    scale_errs: tuple[float, ...] = (0.0,)
 
     @property
     def background(self) -> FloatArray:

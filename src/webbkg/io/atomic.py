@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from webbkg.errors import OutputError
 
-__all__ = ["make_directory", "replacing"]
+__all__ = ["make_directory", "removing_empty", "replacing"]
 
 
 def make_directory(path: Path) -> Path:
@@ -43,6 +43,31 @@ def make_directory(path: Path) -> Path:
             "with -o"
         ) from error
     return path
+
+
+@contextmanager
+def removing_empty(output: Path) -> Iterator[None]:
+    """
+    Leave no directory behind where nothing was written.
+
+    Parameters
+    ----------
+    output : pathlib.Path
+        Output directory, which the block may make.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        # These go only while they are empty.
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
 
 
 @contextmanager

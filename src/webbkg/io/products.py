@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,14 @@ from webbkg.io.headers import RawHeader, padded, scan_headers
 from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
 from webbkg.results import Subtraction
 
-__all__ = ["product_stem", "write_combined_background", "write_product"]
+__all__ = [
+    "Extension",
+    "file_of",
+    "product_stem",
+    "write_changed",
+    "write_combined_background",
+    "write_product",
+]
 
 #: Suffixes of stage 1 and 2 products that a product's own suffix replaces.
 _SUFFIXES = frozenset(
@@ -48,6 +56,28 @@ _SUFFIXES = frozenset(
 
 #: Characters of a HISTORY card; longer text would be split inside words.
 _HISTORY_WIDTH = 72
+
+_Cards = Mapping[str, tuple[Any, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """
+    An extension added to a product.
+
+    Parameters
+    ----------
+    name : str
+        Name of the extension.
+    array : numpy.ndarray
+        Image of float32, int32 or uint32, or a structured array for a table.
+    cards : mapping
+        Value and comment by keyword, for images.
+    """
+
+    name: str
+    array: NDArray[Any]
+    cards: _Cards = field(default_factory=dict)
 
 
 def product_stem(path: Path) -> str:
@@ -96,13 +126,20 @@ def write_product(
     OutputError
         If the file exists and may not be replaced, or cannot be written.
     """
-    source = _file_of(subtraction)
+    source = file_of(subtraction)
     with (
         replacing(target, overwrite=overwrite) as temporary,
         source.plain_path.open("rb") as original,
         temporary.open("wb") as stream,
     ):
-        images = _write_all_but_pixels(original, stream, subtraction, provenance, target.name)
+        images = _write_all_but_pixels(
+            original,
+            stream,
+            target.name,
+            product_keywords(subtraction, provenance),
+            history(subtraction, provenance),
+            lambda stream, has_dq: _write_extras(stream, has_dq, subtraction, provenance),
+        )
         for index, plane in enumerate(subtraction.planes()):
             for name, array in (("SCI", plane.data), ("ERR", plane.err), ("DQ", plane.dq)):
                 if name in images:
@@ -110,8 +147,76 @@ def write_product(
                     stream.write(_fits_bytes(array))
 
 
+def write_changed(
+    source: FileHandle,
+    target: Path,
+    images: Mapping[str, NDArray[Any]],
+    *,
+    keywords: _Cards | None = None,
+    lines: Sequence[str] = (),
+    extensions: Sequence[Extension] = (),
+    overwrite: bool = False,
+) -> None:
+    """
+    Write a copy of an exposure in which some images are others.
+
+    Parameters
+    ----------
+    source : FileHandle
+        The exposure.
+    target : pathlib.Path
+        File to write.
+    images : mapping
+        New SCI and ERR (float32) and DQ (uint32) with the shape they have in the file. A DQ the
+        file has not is added; an ERR it has not is left out.
+    keywords : mapping, optional
+        Value and comment by keyword of the primary header.
+    lines : sequence of str, optional
+        Sentences for the HISTORY.
+    extensions : sequence of Extension, optional
+        Added before the ASDF extension. ``VAR_BKG`` and ``WEBBKG`` of the exposure are dropped.
+    overwrite : bool, optional
+        Whether the file may replace another.
+
+    Raises
+    ------
+    OutputError
+        If the file exists and may not be replaced, or cannot be written.
+    """
+
+    def write_extras(stream: BinaryIO, has_dq: bool) -> dict[str, int]:
+        places = {}
+        if not has_dq and "DQ" in images:
+            dq = images["DQ"]
+            places["DQ"] = _reserve(stream, _image_header("DQ", dq.shape, dq.dtype), dq.shape)
+        for item in extensions:
+            if item.array.dtype.names is None:
+                _write_image(stream, item.name, item.array, item.cards)
+            else:
+                _write_rows(stream, item.name, item.array)
+        return places
+
+    with (
+        replacing(target, overwrite=overwrite) as temporary,
+        source.plain_path.open("rb") as original,
+        temporary.open("wb") as stream,
+    ):
+        places = _write_all_but_pixels(
+            original, stream, target.name, keywords or {}, lines, write_extras, replaced=images
+        )
+        for name, array in images.items():
+            if name in places:
+                stream.seek(places[name])
+                stream.write(_fits_bytes(array))
+
+
 def write_combined_background(
-    subtraction: Subtraction, provenance: Provenance, target: Path, *, overwrite: bool = False
+    subtraction: Subtraction,
+    provenance: Provenance,
+    target: Path,
+    *,
+    as_rate: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """
     Write the combined background.
@@ -125,6 +230,9 @@ def write_combined_background(
     target : pathlib.Path
         File to write: an ``ImageModel`` with SCI (NaN where it is undefined), ERR, DQ, and
         COVERAGE, the number of exposures used.
+    as_rate : bool, optional
+        Whether it is for the pipeline's own background step: SCI is 0 where it is undefined, which
+        only DQ tells then, and the header has all keywords of the product to be.
     overwrite : bool, optional
         Whether it may replace another.
 
@@ -133,25 +241,48 @@ def write_combined_background(
     OutputError
         If the file exists and may not be replaced, or cannot be written.
     """
-    source = _file_of(subtraction)
+    source = file_of(subtraction)
     with source.plain_path.open("rb") as original:
         header = _editable(scan_headers(original)[0])
     for key in ("S_BKDSUB", "NINTS", "CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
     header["DATAMODL"] = "ImageModel"
-    _describe(header, target.name, {}, history(subtraction, provenance))
+    keywords = product_keywords(subtraction, provenance) if as_rate else {}
+    keywords.pop("S_BKDSUB", None)
+    _describe(header, target.name, keywords, history(subtraction, provenance))
     template = subtraction.template
+    image = template.image
+    if as_rate:
+        image = np.where(template.undefined, np.float32(0.0), image)
     unit = {"BUNIT": (subtraction.meta.get("BUNIT", "DN/s"), "physical units of the array values")}
     with replacing(target, overwrite=overwrite) as temporary, temporary.open("wb") as stream:
         stream.write(_header_bytes(header))
-        _write_image(stream, "SCI", template.image, unit)
+        _write_image(stream, "SCI", image, unit)
         _write_image(stream, "ERR", template.err, unit)
         _write_image(stream, "DQ", template.dq)
         _write_image(stream, "COVERAGE", template.n_used.astype(np.int32))
         _write_table(stream, subtraction, provenance)
 
 
-def _file_of(subtraction: Subtraction) -> FileHandle:
+def file_of(subtraction: Subtraction) -> FileHandle:
+    """
+    Give the file of the science exposure.
+
+    Parameters
+    ----------
+    subtraction : Subtraction
+        What was done.
+
+    Returns
+    -------
+    FileHandle
+        Handle of the exposure.
+
+    Raises
+    ------
+    InputError
+        If the exposure is not in a file.
+    """
     source = subtraction.science
     if not isinstance(source, FileHandle):
         raise InputError(f"{source.name}: is no file, so there is no product to write of it")
@@ -161,11 +292,13 @@ def _file_of(subtraction: Subtraction) -> FileHandle:
 def _write_all_but_pixels(
     original: BinaryIO,
     stream: BinaryIO,
-    subtraction: Subtraction,
-    provenance: Provenance,
     name: str,
+    keywords: _Cards,
+    lines: Sequence[str],
+    write_extras: Callable[[BinaryIO, bool], Mapping[str, int]],
+    replaced: Container[str] = ("SCI", "ERR", "DQ"),
 ) -> Mapping[str, int]:
-    """Write all headers and what is copied; return where the corrected images belong."""
+    """Write all headers and what is copied; return where the images in `replaced` belong."""
     places: dict[str, int] = {}
     extras_written = False
     headers = scan_headers(original)
@@ -173,23 +306,22 @@ def _write_all_but_pixels(
     for index, raw in enumerate(headers):
         header = _editable(raw)
         if index == 0:
-            keywords = product_keywords(subtraction, provenance)
-            _describe(header, name, keywords, history(subtraction, provenance))
+            _describe(header, name, keywords, lines)
         if raw.name in ("VAR_BKG", "WEBBKG"):
             # Of an earlier subtraction, which was forced to be repeated.
             continue
-        if raw.name in ("SCI", "ERR", "DQ"):
+        if raw.name in ("SCI", "ERR", "DQ") and raw.name in replaced:
             _as_stored(header, unsigned=raw.name == "DQ")
             places[raw.name] = _reserve(stream, header, raw.shape)
             continue
         if raw.name == "ASDF":
             # By custom the last extension.
-            places |= _write_extras(stream, has_dq, subtraction, provenance)
+            places |= write_extras(stream, has_dq)
             extras_written = True
         stream.write(_header_bytes(header))
         _copy(original, raw.offset, padded(raw.n_bytes), stream)
     if not extras_written:
-        places |= _write_extras(stream, has_dq, subtraction, provenance)
+        places |= write_extras(stream, has_dq)
     # Images that come last are not written yet: make the file as long as it will be.
     stream.truncate()
     return places
@@ -231,9 +363,7 @@ def _reserve(stream: BinaryIO, header: fits.Header, shape: tuple[int, ...]) -> i
     return start
 
 
-def _describe(
-    header: fits.Header, name: str, keywords: Mapping[str, tuple[Any, str]], lines: list[str]
-) -> None:
+def _describe(header: fits.Header, name: str, keywords: _Cards, lines: Sequence[str]) -> None:
     for key in ("CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
     # With a comment, the card of a long name would not fit.
@@ -277,7 +407,7 @@ def _write_image(
     stream: BinaryIO,
     name: str,
     array: NDArray[Any],
-    cards: Mapping[str, tuple[Any, str]] | None = None,
+    cards: _Cards | None = None,
 ) -> None:
     header = _image_header(name, array.shape, array.dtype)
     for key, (value, comment) in (cards or {}).items():
@@ -287,7 +417,11 @@ def _write_image(
 
 
 def _write_table(stream: BinaryIO, subtraction: Subtraction, provenance: Provenance) -> None:
-    table = fits.BinTableHDU(provenance_rows(subtraction, provenance), name="WEBBKG")
+    _write_rows(stream, "WEBBKG", provenance_rows(subtraction, provenance))
+
+
+def _write_rows(stream: BinaryIO, name: str, rows: NDArray[Any]) -> None:
+    table = fits.BinTableHDU(rows, name=name)
     stream.write(_header_bytes(table.header))
     _write_padded(stream, table.data.tobytes())
 

@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 
 from webbkg.kernels.network import sorting_network
 
-__all__ = ["SMALL_SAMPLE_MAD", "Combined", "clip_by_noise", "clip_by_std"]
+__all__ = [
+    "CHUNK_VALUES",
+    "SMALL_SAMPLE_MAD",
+    "Combined",
+    "clip_by_noise",
+    "clip_by_std",
+    "sort_chunk",
+]
 
 #: Values sorted at a time: what fits in the second-level cache together with its variances.
-_CHUNK_VALUES = 32768
+CHUNK_VALUES = 32768
 
 #: Factor by number of values that makes 1.4826 times the median absolute deviation an unbiased
 #: estimate of the width of a normal distribution; from 2 million simulated samples for each.
@@ -182,7 +189,7 @@ def clip_by_noise(
 
 
 @nb.njit(nogil=True, cache=True)
-def _sort_chunk(network, values, start, width, ordered, n_good):
+def sort_chunk(network, values, start, width, ordered, n_good):
     """Copy a chunk with unusable values as +inf, count the others, sort every column."""
     n_good[:width] = 0
     for i in range(values.shape[0]):
@@ -305,7 +312,7 @@ def _std_limits(column, count, sigma, max_iterations):
 )
 def _clip_by_std(network, values, variances, sigma, max_iterations, mean, var, n_used):
     n, n_pixels = values.shape
-    chunk = max(64, min(n_pixels, _CHUNK_VALUES // n))
+    chunk = max(64, min(n_pixels, CHUNK_VALUES // n))
     ordered = np.empty((n, chunk), np.float32)
     n_good = np.empty(chunk, np.int32)
     centre = np.empty(chunk, np.float64)
@@ -316,7 +323,7 @@ def _clip_by_std(network, values, variances, sigma, max_iterations, mean, var, n
     done = np.empty(chunk, np.uint8)
     for start in range(0, n_pixels, chunk):
         width = min(chunk, n_pixels - start)
-        _sort_chunk(network, values, start, width, ordered, n_good)
+        sort_chunk(network, values, start, width, ordered, n_good)
         _add_rows(variances, start, width, var_sum)
         _add_rows(ordered, 0, width, centre)
         centre /= n
@@ -481,7 +488,7 @@ def _clip_by_noise(
     disputed,
 ):
     n, n_pixels = values.shape
-    chunk = max(64, min(n_pixels, _CHUNK_VALUES // n))
+    chunk = max(64, min(n_pixels, CHUNK_VALUES // n))
     ordered = np.empty((n, chunk), np.float32)
     n_good = np.empty(chunk, np.int32)
     centre = np.empty(chunk, np.float64)
@@ -494,7 +501,7 @@ def _clip_by_noise(
     done = np.empty(chunk, np.uint8)
     for start in range(0, n_pixels, chunk):
         width = min(chunk, n_pixels - start)
-        _sort_chunk(network, values, start, width, ordered, n_good)
+        sort_chunk(network, values, start, width, ordered, n_good)
         _add_rows(ordered, 0, width, centre)
         var_sum[:width] = 0.0
         smallest[:width] = np.inf

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-__all__ = ["prepare_pixels", "swap_bytes"]
+__all__ = ["bring_to_level", "prepare_pixels", "swap_bytes"]
 
 _U4 = nb.types.Array(nb.uint32, 1, "C")
 _F4 = nb.types.Array(nb.float32, 1, "C")
 _U4_IN = nb.types.Array(nb.uint32, 1, "C", readonly=True)
 _F4_IN = nb.types.Array(nb.float32, 1, "C", readonly=True)
+_MASK_IN = nb.types.Array(nb.boolean, 1, "C", readonly=True)
+_REGIONS_IN = nb.types.Array(nb.uint8, 1, "C", readonly=True)
+_LEVELS_IN = nb.types.Array(nb.float64, 1, "C", readonly=True)
 _COUNTS = nb.types.UniTuple(nb.int64, 2)
 
 
@@ -79,3 +82,41 @@ def prepare_pixels(data, err, dq, bad_bits, offset, values, variances, flags):
         n_usable += int(usable)
         n_unknown += int(usable and not known)
     return n_usable, n_unknown
+
+
+@nb.njit(
+    nb.void(_F4, _F4, _MASK_IN, _LEVELS_IN, _LEVELS_IN, _REGIONS_IN),
+    nogil=True,
+    cache=True,
+)
+def bring_to_level(values, variances, mask, factors, offsets, regions):
+    """
+    Bring the pixels of an exposure to the level of others, in place.
+
+    Parameters
+    ----------
+    values, variances : numpy.ndarray
+        Values and their variances, float32, 1-D. Values become ``(value - offset) / factor``,
+        NaN where the mask is True; variances are divided by ``factor^2``.
+    mask : numpy.ndarray
+        True for pixels that are not used, bool, same shape.
+    factors, offsets : numpy.ndarray
+        Level of each region, float64, shape ``(n_regions,)``, offsets in the unit of the values;
+        NaN gives NaN.
+    regions : numpy.ndarray
+        Region that each pixel belongs to, uint8, same shape; empty if there is but one.
+    """
+    inverse = 1.0 / factors
+    if regions.size == 0:
+        scale, offset, square = inverse[0], offsets[0], np.float32(inverse[0] * inverse[0])
+        for p in range(values.size):
+            level = np.float32((values[p] - offset) * scale)
+            values[p] = np.float32(np.nan) if mask[p] else level
+        for p in range(values.size):
+            variances[p] *= square
+        return
+    for p in range(values.size):
+        scale = inverse[regions[p]]
+        level = np.float32((values[p] - offsets[regions[p]]) * scale)
+        values[p] = np.float32(np.nan) if mask[p] else level
+        variances[p] = np.float32(variances[p] * scale * scale)

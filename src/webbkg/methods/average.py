@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +12,7 @@ import numpy as np
 from webbkg.errors import InputError, NoBackgroundPixelsError, NoOverlapError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, Window
 from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, flag_bits
+from webbkg.parallel import count_threads
 from webbkg.params import Params, param
 from webbkg.results import AverageDiagnostics, Subtraction
 from webbkg.template import Template
@@ -111,12 +111,7 @@ class AverageParams(Params):
     @property
     def n_threads(self) -> int:
         """Number of threads to work with."""
-        if self.threads is not None:
-            return self.threads
-        if hasattr(os, "sched_getaffinity"):
-            # A batch system may have given this process fewer processors than there are.
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return count_threads(self.threads)
 
 
 @dataclass(frozen=True, eq=False)

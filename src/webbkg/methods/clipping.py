@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from webbkg.kernels.combine import Combined, clip_by_noise, clip_by_std
 from webbkg.kernels.light import find_light
 
-__all__ = ["ClipRule"]
+__all__ = ["LOW_OVER_HIGH", "ClipRule"]
+
+#: Sources and cosmic rays only add light, so the lower limit of clipping is the wider one.
+LOW_OVER_HIGH = 4.0 / 3.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,6 @@ class ClipRule:
     max_iterations: int | None
     mask_sources: bool = False
 
-    #: Sources and cosmic rays only add light, so the lower limit is the wider one.
-    LOW_OVER_HIGH = 4.0 / 3.0
     #: So much above `sigma` is a source in the smoothed difference of up to this many exposures: a
     #: star whose highest pixel just escapes clipping is twice as high.
     SOURCE_OVER_HIGH = 4.0 / 3.0
@@ -59,7 +60,7 @@ class ClipRule:
         return clip_by_noise(
             values,
             variances,
-            k_low=self.LOW_OVER_HIGH * self.sigma,
+            k_low=LOW_OVER_HIGH * self.sigma,
             k_high=self.sigma,
             noise_factors=noise_factors,
             max_iterations=self.max_iterations,

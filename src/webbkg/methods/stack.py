@@ -7,8 +7,6 @@ Integrations of an exposure are combined first, then the exposures.
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,22 +14,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from webbkg.errors import NoOverlapError, ParameterError
+from webbkg.errors import NoOverlapError
 from webbkg.exposure import (
     Exposure,
     ExposureHandle,
     FlagArray,
     FloatArray,
     Scratch,
-    ScratchLoader,
     Window,
 )
 from webbkg.kernels.combine import Combined
 from webbkg.kernels.decode import prepare_pixels
 from webbkg.kernels.light import REACH, sample_heights
 from webbkg.kernels.noise import MIN_PIXELS, StackNoise, measure_stack
+from webbkg.methods.bands import (
+    MAX_BAND_PIXELS,
+    OVERHEAD_BYTES,
+    flat_plane,
+    load_region,
+    run_bands,
+    share_memory,
+)
 from webbkg.methods.clipping import ClipRule
-from webbkg.parallel import run_tasks
 
 __all__ = ["Stack", "StackMean", "combine_stack"]
 
@@ -43,10 +47,8 @@ _SAMPLE_ROWS = 13
 _SAMPLE_HEIGHTS = 2048
 #: Smoothed noise this close to that of independent pixels is taken as such.
 _SOURCE_NOISE_TOLERANCE = 1.15
-#: Larger bands gain nothing; much smaller ones make threads wait for the interpreter.
-_MAX_BAND_PIXELS = 131072
-#: What the interpreter and small buffers take besides the arrays that are counted.
-_OVERHEAD_BYTES = 16_000_000
+_MAX_BAND_PIXELS = MAX_BAND_PIXELS
+_OVERHEAD_BYTES = OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class Stack:
     ) -> tuple[int, int]:
         """Fill in one exposure; return how many values are usable, and of unknown variance."""
         shared = handle.window.intersection(region)
-        part = _cut_columns(_load_region(handle, shared, scratch), shared)
+        part = _cut_columns(load_region(handle, shared, scratch), shared)
         offset = float(self.exposures.offsets[index])
         whole = shared == region and part.data.ndim == 2
         plane = _Plane.of(band, index) if whole else _Plane.empty(shared.ny * shared.nx)
@@ -238,7 +240,7 @@ class Stack:
             plane = _Plane(combined.mean - np.float32(offset), combined.var, plane.flags)
             counts = int(usable.sum()), int((usable & np.isnan(combined.var)).sum())
         else:
-            counts = prepare_pixels(*_flat(part), self.bad_bits, offset, *plane)
+            counts = prepare_pixels(*flat_plane(part), self.bad_bits, offset, *plane)
         if not whole:
             band.values[index] = np.nan
             place = region.slices(shared)
@@ -262,14 +264,14 @@ class Stack:
         values, variances = scratch.array("integrations", shape, np.float32)
         for k in range(n_integrations):
             prepare_pixels(
-                *_flat(part, k), self.bad_bits, offsets[k], values[k], variances[k], flags
+                *flat_plane(part, k), self.bad_bits, offsets[k], values[k], variances[k], flags
             )
         return values, variances
 
     def _measure_integrations(self, handle: ExposureHandle) -> StackNoise:
         loaded = [
             self._prepare_integrations(
-                _cut_columns(_load_region(handle, region), region),
+                _cut_columns(load_region(handle, region), region),
                 np.zeros(handle.n_integrations or 1),
                 np.zeros(region.ny * region.nx, np.uint32),
                 Scratch(),
@@ -399,12 +401,8 @@ def combine_stack(
     counts: list[NDArray[np.int64]] = []
     disputed: list[int] = []
 
-    local = threading.local()
-
-    def combine_band(region: Window) -> None:
-        if not hasattr(local, "scratch"):
-            local.scratch = Scratch()
-        combined, flags, band_counts = stack.combine(region, local.scratch)
+    def combine_band(region: Window, scratch: Scratch) -> None:
+        combined, flags, band_counts = stack.combine(region, scratch)
         rows, _ = window.slices(region)
         result.image[rows] = combined.mean.reshape(region.shape)
         result.err[rows] = np.sqrt(combined.var).reshape(region.shape)
@@ -413,15 +411,9 @@ def combine_stack(
         # Appending is atomic, adding to a shared array is not.
         counts.append(band_counts)
         disputed.append(int(np.count_nonzero(combined.disputed)))
-        if progress is not None:
-            progress(region.ny / window.ny)
 
     n_rows, n_threads = _share_memory(stack, window, max_bytes, n_threads)
-    regions = [
-        Window(y, window.x0, min(n_rows, window.y1 - y), window.nx)
-        for y in range(window.y0, window.y1, n_rows)
-    ]
-    run_tasks(combine_band, regions, n_threads)
+    run_bands(combine_band, window, n_rows, n_threads, progress)
     result.n_usable[:], result.n_unknown[:] = np.sum(counts, axis=0).T
     result.n_disputed[...] = sum(disputed)
     return result
@@ -440,19 +432,16 @@ def _share_memory(stack: Stack, window: Window, max_bytes: int, n_threads: int) 
         # The mask of sources, and the rows beside a band that decide about its edges.
         row_bytes += window.nx * 2 * len(stack.handles)
         n_beside = 2 * REACH
-    free = max_bytes - result_bytes - _OVERHEAD_BYTES
-    if free < row_bytes * (1 + n_beside):
-        needed = math.ceil((result_bytes + _OVERHEAD_BYTES + row_bytes * (1 + n_beside)) / 1e6)
-        raise ParameterError(
-            f"max_memory of {max_bytes / 1e6:.0f} MB is too little for {len(stack.handles)} "
-            f"backgrounds of {window.nx} columns; give at least {needed} MB"
-        )
-    n_threads = min(n_threads, free // (row_bytes * (1 + n_beside)))
-    n_rows = free // (row_bytes * n_threads) - n_beside
-    # Rows beside a band are worked on twice, so that it is larger with them.
-    most = _MAX_BAND_PIXELS * (2 if n_beside else 1)
-    n_rows = min(n_rows, max(1, most // window.nx))
-    return n_rows, n_threads
+    return share_memory(
+        max_bytes,
+        fixed_bytes=result_bytes + _OVERHEAD_BYTES,
+        row_bytes=row_bytes,
+        n_beside=n_beside,
+        # Rows beside a band are worked on twice, so that it is larger with them.
+        max_rows=_MAX_BAND_PIXELS * (2 if n_beside else 1) // window.nx,
+        n_threads=n_threads,
+        what=f"{len(stack.handles)} backgrounds of {window.nx} columns",
+    )
 
 
 def _common_window(handles: Sequence[ExposureHandle]) -> Window:
@@ -471,15 +460,6 @@ def _sample_regions(window: Window, n_rows: int | None = None) -> list[Window]:
     step = window.ny / _SAMPLE_BANDS
     starts = [window.y0 + int(step * (k + 0.5) - n_rows / 2) for k in range(_SAMPLE_BANDS)]
     return [Window(y, window.x0, n_rows, window.nx) for y in starts]
-
-
-def _load_region(
-    handle: ExposureHandle, region: Window, scratch: Scratch | None = None
-) -> Exposure:
-    start = region.y0 - handle.window.y0
-    if scratch is not None and isinstance(handle, ScratchLoader):
-        return handle.load_rows_into(scratch, start, start + region.ny)
-    return handle.load_rows(start, start + region.ny)
 
 
 def _cut_columns(band: Exposure, region: Window) -> Exposure:
@@ -518,16 +498,3 @@ def _beside(outer: Window, inner: tuple[slice, slice]) -> list[tuple[slice, slic
 def _cut(planes: NDArray[Any], outer: Window, inner: tuple[slice, slice]) -> NDArray[Any]:
     """Cut a part out of planes whose pixels are the last axis."""
     return planes.reshape(*planes.shape[:-1], *outer.shape)[..., *inner]
-
-
-def _flat(
-    part: Exposure, integration: int | None = None
-) -> tuple[FloatArray, FloatArray, FlagArray]:
-    """Contiguous vectors of one plane; masked values are NaN."""
-    index = ... if integration is None else integration
-    data = part.data[index]
-    if part.mask is not None:
-        data = np.where(part.mask[index], np.float32(np.nan), data)
-    return tuple(  # type: ignore[return-value]
-        np.ascontiguousarray(array).reshape(-1) for array in (data, part.err[index], part.dq[index])
-    )

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["run_tasks"]
+__all__ = ["count_threads", "run_tasks"]
 
 _Task = TypeVar("_Task")
+
+
+def count_threads(asked: int | None) -> int:
+    """
+    Tell how many threads to work with.
+
+    Parameters
+    ----------
+    asked : int or None
+        What the user asked for.
+
+    Returns
+    -------
+    int
+        That number, or that of the processors this process may use.
+    """
+    if asked is not None:
+        return asked
+    if hasattr(os, "sched_getaffinity"):
+        # A batch system may have given this process fewer processors than there are.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run_tasks(work: Callable[[_Task], None], tasks: Iterable[_Task], n_threads: int) -> None:

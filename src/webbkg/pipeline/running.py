@@ -15,7 +15,7 @@ from typing import Any
 from webbkg.errors import InputError
 from webbkg.sim.crds import local_crds
 
-__all__ = ["Steps", "existing", "full_paths", "product_names", "reference_files", "run"]
+__all__ = ["Steps", "existing", "full_paths", "product_names", "quietly", "reference_files", "run"]
 
 Steps = Mapping[str, Mapping[str, Any]]
 _VARIABLES = ("CRDS_PATH", "CRDS_SERVER_URL")
@@ -44,7 +44,7 @@ def run(pipeline: Any, path: Path, folder: Path, steps: Steps | None, verbose: b
         File names of the models that the pipeline returned.
     """
     given = {name: dict(values) for name, values in (steps or {}).items()}
-    with nullcontext() if verbose else _without_console(), _few_collections():
+    with _few_collections() if verbose else quietly():
         results = pipeline.call(
             str(path), save_results=True, output_dir=str(folder), steps=given, configure_log=verbose
         )
@@ -54,6 +54,20 @@ def run(pipeline: Any, path: Path, folder: Path, steps: Steps | None, verbose: b
         names.append(Path(model.meta.filename).name)
         model.close()
     return names
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """
+    Run steps without anything printed, and quickly.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    with _without_console(), _few_collections():
+        yield
 
 
 def reference_files(cache: str | Path | None) -> AbstractContextManager[None]:

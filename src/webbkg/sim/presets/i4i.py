@@ -79,7 +79,7 @@ class MiriI4iParams(DitherParams):
         0.1, "Share of the pattern's variance that differs from pixel to pixel.", ge=0, le=1
     )
     white_share: float = param(
-        0.15, "Share of the pixels' variance that neighbours do not have in common.", ge=0, le=1
+        0.1, "Share of the pixels' variance that neighbours do not have in common.", ge=0, le=1
     )
     shorted: bool = param(True, "Simulate the shorted columns 385 and 386 of the detector.")
     flag_shorted: bool = param(True, "Flag the shorted columns DO_NOT_USE, as in flight.")
@@ -231,16 +231,28 @@ def _pattern(
     glow = EdgeGlow(level=1.0, detector_shape=shape)
     level = rms["glow"] / float(glow.render(nowhere, full).std(dtype=np.float64))
     parts.append(replace(glow, level=level))
-    # Parts that happen to look alike add up to more or less than their variances do.
-    total = np.sum([part.render(nowhere, full) for part in parts], axis=0, dtype=np.float64)
-    factor = params.pattern_rms / float(total.std())
-    scaled = [
-        replace(part, level=factor * part.level)
-        if isinstance(part, EdgeGlow)
-        else part.of_rms(factor * part.rms)
-        for part in parts
-    ]
+    # Smooth parts that happen to look alike add up to more or less than their variances do; what
+    # differs from pixel to pixel keeps its share.
+    parts = [_stronger(part, params.pattern_rms) for part in parts]
+    pixels, *smooth = (part.render(nowhere, full).astype(np.float64) for part in parts)
+    factor = _factor(pixels, np.sum(smooth, axis=0), params.pattern_rms)
+    scaled = [parts[0], *(_stronger(part, factor) for part in parts[1:])]
     return [part for part in scaled if (part.level if isinstance(part, EdgeGlow) else part.rms) > 0]
+
+
+def _stronger(part: FixedPattern | EdgeGlow, factor: float) -> FixedPattern | EdgeGlow:
+    if isinstance(part, EdgeGlow):
+        return replace(part, level=factor * part.level)
+    return part.of_rms(factor * part.rms)
+
+
+def _factor(fixed: NDArray[np.float64], scaled: NDArray[np.float64], rms: float) -> float:
+    """Find by how much to multiply one image so that its sum with another has a given rms."""
+    var = float(scaled.var())
+    if var == 0:
+        return 1.0
+    half = float(np.mean((fixed - fixed.mean()) * (scaled - scaled.mean())))
+    return (-half + math.sqrt(half**2 + var * (rms**2 - float(fixed.var())))) / var
 
 
 def _nowhere() -> Pointing:

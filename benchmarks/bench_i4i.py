@@ -1,0 +1,224 @@
+"""
+Leave-one-out backgrounds of many dithers, from files to arrays: speed and memory against jwst.
+
+Question: how much faster are the backgrounds of all exposures, each from all the others, made in
+one pass by `webbkg.methods.leave_one_out` than by calling
+``jwst.background.background_sub.average_background`` for each, does the cost of an exposure stay
+the same when there are more of them, and does memory stay bounded? Both sides get the same files in
+turn, in one run. Every file has flagged pixels and its own outliers; on our side sources are masked
+too. Medians of several rounds are printed.
+
+Usage: ``python benchmarks/bench_i4i.py [--rounds 5] [--only CASE ...] [--scratch DIR]``.
+The files take up to 1 GB in the scratch directory, and are removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SHAPE = (1024, 1032)
+#: Least ratio wanted of the backgrounds before their noise is shrunk.
+WANTED = 60
+#: Parts of the pixels that are flagged, outliers, and in a source.
+FLAGGED, OUTLIERS, MASKED = 0.003, 0.003, 0.02
+COUNTS = (16, 32, 64)
+
+
+class Rows:
+    """A mask in memory."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self.mask = mask
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.mask[start:stop]
+
+
+def write_exposures(directory: Path, number: int) -> list[Path]:
+    from stdatamodels.jwst import datamodels
+
+    rng = np.random.default_rng(1)
+    pattern = rng.normal(60.0, 0.5, SHAPE).astype(np.float32)
+    paths = []
+    for index in range(number):
+        path = directory / f"dither{index:03d}_rate.fits"
+        data = pattern + np.float32(0.35) * rng.standard_normal(SHAPE, dtype=np.float32)
+        hit = rng.random(SHAPE) < OUTLIERS
+        data[hit] += rng.exponential(10.0, np.count_nonzero(hit)).astype(np.float32)
+        model = datamodels.ImageModel(data=data)
+        model.err = np.full(SHAPE, 0.35, np.float32)
+        model.dq = (rng.random(SHAPE) < FLAGGED).astype(np.uint32)
+        model.meta.instrument.name = "MIRI"
+        model.meta.instrument.detector = "MIRIMAGE"
+        model.meta.subarray.xstart = model.meta.subarray.ystart = 1
+        model.meta.subarray.ysize, model.meta.subarray.xsize = SHAPE
+        model.save(path)
+        paths.append(path)
+    return paths
+
+
+def source_masks(number: int) -> list[Rows]:
+    """Blocks of 8x8 pixels, other ones for each exposure."""
+    masks = []
+    for index in range(number):
+        coarse = np.random.default_rng(index).random((SHAPE[0] // 8, SHAPE[1] // 8)) < MASKED
+        masks.append(Rows(np.kron(coarse, np.ones((8, 8), np.bool_)).astype(np.bool_)))
+    return masks
+
+
+def run_webbkg(paths, masks, planes, *, median=False):
+    from webbkg.io.files import FileHandle
+    from webbkg.methods.leave_one_out import Levels, LooRule, leave_one_out
+
+    leave_one_out(
+        [FileHandle(path) for path in paths],
+        masks,
+        Levels.equal(len(paths)),
+        rule=LooRule(median=median),
+        bad_bits=1,
+        max_bytes=256_000_000,
+        n_threads=2,
+        out=planes,
+    )
+
+
+def run_jwst(paths) -> list[np.ndarray]:
+    from jwst.background.background_sub import average_background
+    from stdatamodels.jwst import datamodels
+
+    images = []
+    for path in paths:
+        others = [str(other) for other in paths if other != path]
+        with datamodels.open(path) as science:
+            images.append(np.array(average_background(science, others, 3.0, None).data))
+    return images
+
+
+def timed(function, rounds: int) -> list[float]:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def compare(paths: list[Path], rounds: int) -> None:
+    """Ratio to jwst, of raw backgrounds; jwst has no masks, so that ours does more."""
+    from webbkg.methods.leave_one_out import LooPlanes
+
+    masks = source_masks(len(paths))
+    sides = {
+        "webbkg, clipped mean": lambda: run_webbkg(
+            paths, masks, LooPlanes.empty(len(paths), SHAPE)
+        ),
+        "webbkg, median": lambda: run_webbkg(
+            paths, masks, LooPlanes.empty(len(paths), SHAPE), median=True
+        ),
+        "webbkg, mean, planes in files": lambda: run_webbkg(
+            paths, masks, LooPlanes.empty(len(paths), SHAPE, max_bytes=0)
+        ),
+    }
+    for function in sides.values():
+        function()
+    times = {side: timed(function, rounds) for side, function in sides.items()}
+    times["jwst, one after another"] = timed(lambda: run_jwst(paths), max(1, rounds // 5))
+    for side, values in times.items():
+        middle = statistics.median(values)
+        print(f"  {side:<30} {middle:8.3f} s  ({min(values):.3f} to {max(values):.3f})")
+    jwst = statistics.median(times["jwst, one after another"])
+    for side in sides:
+        ratio = jwst / statistics.median(times[side])
+        print(f"  jwst / {side:<30} {ratio:6.1f}  (wanted: {WANTED})")
+
+
+def cost_per_exposure(paths: list[Path], rounds: int) -> None:
+    """Processor time of one exposure by their number; other work disturbs it less than a clock."""
+    from webbkg.methods.leave_one_out import LooPlanes
+
+    planes = LooPlanes.empty(max(COUNTS), SHAPE)
+    for plane in planes:
+        plane[:] = 0
+    costs: dict[int, list[float]] = {number: [] for number in COUNTS}
+    for round_number in range(rounds + 1):
+        for number in COUNTS:
+            masks = source_masks(number)
+            part = LooPlanes(*(plane[:number] for plane in planes))
+            start = time.process_time()
+            run_webbkg(paths[:number], masks, part)
+            if round_number:
+                costs[number].append((time.process_time() - start) / number)
+    middle = {number: 1000 * statistics.median(cost) for number, cost in costs.items()}
+    for number, cost in middle.items():
+        print(f"  {number:3d} exposures: {cost:6.2f} ms of a processor for each")
+    print(f"  {COUNTS[-1]} over {COUNTS[0]}: {middle[COUNTS[-1]] / middle[COUNTS[0]]:.2f}")
+
+
+def peak_memory(paths: list[Path]) -> None:
+    """Peak beyond imports, in a process of its own, with the planes in files."""
+    call = [sys.executable, __file__, "--peak-of", *map(str, paths)]
+    result = subprocess.run(call, check=True, capture_output=True, text=True)
+    print(f"  {len(paths)} exposures: {result.stdout.strip()} MB (max_memory is 256 MB)")
+
+
+def print_peak(paths: list[Path]) -> None:
+    import webbkg.io.files  # noqa: F401 (imported before the peak is read)
+    from webbkg.methods.leave_one_out import LooPlanes
+
+    def peak() -> float:
+        # getrusage would inherit the parent's.
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024 * 1.048576
+
+    class Nothing:
+        def rows(self, start: int, stop: int) -> np.ndarray:
+            return np.zeros((stop - start, SHAPE[1]), np.bool_)
+
+    before = peak()
+    run_webbkg(paths, [Nothing()] * len(paths), LooPlanes.empty(len(paths), SHAPE, max_bytes=0))
+    print(f"{peak() - before:.0f}")
+
+
+def main() -> None:
+    cases = ("compare", "cost", "memory")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=cases, default=cases)
+    parser.add_argument("--scratch", type=Path, default=None)
+    parser.add_argument("--peak-of", nargs="+", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_of:
+        print_peak(options.peak_of)
+        return
+    logging.disable(logging.CRITICAL)
+    print(f"{len(os.sched_getaffinity(0))} processors, {options.rounds} rounds")
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        number = COUNTS[0] if set(options.only) == {"compare"} else COUNTS[-1]
+        paths = write_exposures(Path(folder), number)
+        if "compare" in options.only:
+            print(f"compare: {COUNTS[0]} exposures {SHAPE}, each from the others")
+            compare(paths[: COUNTS[0]], options.rounds)
+        if "cost" in options.only:
+            print("cost: by number of exposures")
+            cost_per_exposure(paths, options.rounds)
+        if "memory" in options.only:
+            print("memory: peak beyond imports, backgrounds in files")
+            for count in COUNTS:
+                peak_memory(paths[:count])
+
+
+if __name__ == "__main__":
+    main()

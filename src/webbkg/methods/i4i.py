@@ -1,0 +1,641 @@
+"""Image-for-image: the background of each exposure is made of all others, their sources masked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.errors import InputError, NoBackgroundPixelsError
+from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
+from webbkg.kernels.shrink import Pattern, Sample, measure_pattern, shrink
+from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, FLAG_BITS, flag_bits
+from webbkg.masks.regions import region_map, region_names
+from webbkg.masks.tiers import TierParams, find_sources
+from webbkg.methods.clipping import LOW_OVER_HIGH
+from webbkg.methods.coadd import CoAdd, Grid, PackedMask
+from webbkg.methods.leave_one_out import Levels, LooPlanes, LooRule, leave_one_out
+from webbkg.methods.levels import LevelFit, fit_level
+from webbkg.parallel import count_threads, run_tasks
+from webbkg.params import Params, param
+from webbkg.results import I4iDiagnostics, Subtraction
+from webbkg.sky import SkyMap
+from webbkg.template import Template
+
+__all__ = ["FILLED", "I4iParams", "ImageForImage", "i4i"]
+
+#: Flag of pixels whose background is filled in from around, as too few exposures know it.
+FILLED = FLAG_BITS["FLUX_ESTIMATED"]
+#: Exposures that the power of the pattern is measured on.
+_SAMPLES = 4
+#: Masked fractions that change by less are the same.
+_CONVERGED = 1e-3
+#: Smaller regions are too small for a spectrum of their pattern [px].
+_MIN_REGION = 1024
+#: A background below this part of the noise cannot be scaled, only shifted.
+_SCALABLE = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class I4iParams(Params):
+    """
+    Parameters of `i4i`.
+
+    Raises
+    ------
+    ParameterError
+        If a value has the wrong type or is out of its limits.
+    """
+
+    table: ClassVar[str] = "i4i"
+
+    max_days: float = param(
+        7.0, "Longest time between an exposure and those its background is made of.", unit="d", gt=0
+    )
+    min_separation: float | None = param(
+        None,
+        "Smallest distance on the sky between an exposure and those its background is made of; "
+        "the larger of 3 px and 1.5 FWHM if not given.",
+        unit="px",
+        ge=0,
+    )
+    scaling: str = param(
+        "auto",
+        "How the background is brought to the level of the exposure: scaled, shifted, not at all, "
+        "or what leaves the smaller residual.",
+        choices=("auto", "multiplicative", "additive", "none"),
+    )
+    template_noise: str = param(
+        "shrink",
+        "shrink takes noise out of the background by the power of its pattern; raw does not.",
+        choices=("shrink", "raw"),
+    )
+    combine: str = param(
+        "mean",
+        "Clipped mean or median of the other exposures.",
+        choices=("mean", "median"),
+    )
+    sigma: float = param(
+        3.0,
+        "Clipping limit above the median; the one below is 4/3 of it.",
+        unit="standard deviations",
+        gt=0,
+    )
+    min_coverage: int = param(
+        2, "Values a pixel needs; where there are fewer, the background is filled in.", ge=1
+    )
+    iterations: int = param(
+        5,
+        "Most times that sources are looked for in the sum of all exposures; it ends when the "
+        "masked fraction changes by less than 0.1 %.",
+        ge=0,
+    )
+    detect_sigma: float = param(
+        3.0, "Threshold of the detection of sources.", unit="standard deviations", gt=0
+    )
+    detect_smooth: float = param(
+        1.0, "Sigma of the narrowest kernel that sources are looked for with.", unit="px", gt=0
+    )
+    grow: float = param(1.0, "Growth of masks when they are projected.", unit="px", ge=0)
+    bad_flags: str = param(
+        BAD_FLAGS,
+        "Pixels with one of these data-quality flags are not used (comma-separated names, or "
+        "NONE).",
+    )
+    dq: str = param(
+        "quorum",
+        "quorum flags pixels whose background is filled in (FLUX_ESTIMATED) or undefined "
+        "(DO_NOT_USE); keep changes no flag.",
+        choices=("quorum", "keep"),
+    )
+    errors: str = param(
+        "propagate",
+        "propagate adds the error of the background to that of the result; keep does not.",
+        choices=("propagate", "keep"),
+    )
+    max_memory: int = param(
+        256, "Memory to work in, whatever the number of files.", unit="MB", ge=1
+    )
+    threads: int | None = param(
+        None, "Threads to work with; as many as there are processors if not given.", ge=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flag_bits(self.bad_flags)
+
+
+class ImageForImage:
+    """
+    Backgrounds of exposures, each made of the others.
+
+    Parameters
+    ----------
+    handles : sequence of ExposureHandle
+        Exposures of one detector, filter and window, 2-D, at least 3.
+    maps : sequence of SkyMap
+        Where their pixels are on the sky; not needed if no sources are looked for.
+    params : I4iParams, optional
+        Parameters.
+    partners : sequence of sequence of int, optional
+        Which of the others serve each exposure; all of them if not given.
+    masks : sequence of numpy.ndarray, optional
+        Sources known before, bool, shape ``(ny, nx)`` each.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 3 exposures, or they do not share a window.
+    """
+
+    def __init__(
+        self,
+        handles: Sequence[ExposureHandle],
+        maps: Sequence[SkyMap],
+        params: I4iParams | None = None,
+        *,
+        partners: Sequence[Sequence[int]] | None = None,
+        masks: Sequence[MaskArray] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.handles = tuple(handles)
+        self.params = params or I4iParams()
+        _check(self.handles, maps, self.params)
+        n = len(self.handles)
+        self.partners = tuple(
+            tuple(sorted(chosen))
+            for chosen in (partners or [[k for k in range(n) if k != i] for i in range(n)])
+        )
+        self.window = self.handles[0].window
+        self.regions = region_map(self.handles[0].meta, self.window)
+        self.names = region_names(self.regions)
+        self.masked_fractions: list[float] = []
+        self.coadd: CoAdd | None = None
+        self.grid: Grid | None = None
+        self.sources: MaskArray | None = None
+        self.patterns: dict[int, Pattern] = {}
+        self._maps = tuple(maps)
+        self._bad_bits = flag_bits(self.params.bad_flags)
+        self._threads = count_threads(self.params.threads)
+        self._boxes = dict(_boxes(self.regions))
+        self._largest = max(
+            [label for label in self._boxes if label] or list(self._boxes),
+            key=lambda label: int(self._boxes[label][1].sum()),
+        )
+        self._progress = progress or (lambda _fraction: None)
+        nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+        self.masks = [PackedMask(mask) for mask in masks] if masks else [nothing] * n
+        self.planes = self._empty_planes(n)
+        self._fits: list[dict[int, LevelFit]] = [{} for _ in range(n)]
+        self._multiplicative = self.params.scaling in ("auto", "multiplicative")
+        self._noise: list[float] = []
+        self._start_levels()
+
+    def run(self) -> None:
+        """
+        Build the backgrounds, looking for sources in between.
+
+        Raises
+        ------
+        NoBackgroundPixelsError
+            If no pixel is left without a source.
+        """
+        n_rounds = self.params.iterations
+        for index in range(n_rounds):
+            self._build(1.0 / (n_rounds + 1))
+            before = self._masked_fraction()
+            self._detect()
+            self.masked_fractions.append(self._masked_fraction())
+            if abs(self.masked_fractions[-1] - before) < _CONVERGED:
+                self._progress((n_rounds - index - 1) / (n_rounds + 1))
+                break
+        self._build(1.0 / (n_rounds + 1))
+
+    def _masked_fraction(self) -> float:
+        return float(np.mean([mask.fraction for mask in self.masks]))
+
+    def subtraction(self, index: int) -> Subtraction:
+        """
+        Give the result for one exposure, after `run`.
+
+        Parameters
+        ----------
+        index : int
+            Exposure.
+
+        Returns
+        -------
+        Subtraction
+            Corrected exposure, background at its level, and diagnostics.
+
+        Raises
+        ------
+        NoBackgroundPixelsError
+            If no pixel of it has a background.
+        """
+        handle = self.handles[index]
+        image = np.array(self.planes.image[index])
+        n_used = np.array(self.planes.n_used[index]).astype(np.uint16)
+        undefined = np.isnan(image)
+        if undefined.all():
+            raise NoBackgroundPixelsError(
+                f"{handle.name}: no pixel has {self.params.min_coverage} values of other exposures "
+                "without a source; give more or wider dithers, or raise --detect-sigma"
+            )
+        dq = np.zeros(image.shape, np.uint32)
+        dq[n_used < self.params.min_coverage] = FILLED
+        dq[undefined] = DO_NOT_USE
+        used = tuple(self.handles[k].name for k in self.partners[index])
+        fits = self._fits[index]
+        main = fits[self._largest]
+        is_scaled = self._scaled[self._largest]
+        return Subtraction(
+            science=handle,
+            template=Template(
+                image=image,
+                err=np.sqrt(self.planes.var[index]),
+                n_used=n_used,
+                dq=dq,
+                window=self.window,
+                recipe={"method": "i4i", "parameters": self.params.as_dict(), "inputs": used},
+            ),
+            used=used,
+            diagnostics=self._diagnose(index, image, dq),
+            scales=(main.value if is_scaled else 1.0,),
+            scale_errs=(main.err if is_scaled else 0.0,),
+            propagate_errors=self.params.errors == "propagate",
+            flag_bits=np.zeros_like(dq) if self.params.dq == "keep" else dq,
+        )
+
+    def source_mask(self, index: int) -> MaskArray:
+        """Sources in one exposure as last masked, True = a source, shape ``(ny, nx)``."""
+        return self.masks[index].whole()
+
+    def _diagnose(self, index: int, image: FloatArray, dq: NDArray[np.uint32]) -> I4iDiagnostics:
+        usable = np.isfinite(self._load(index).data)
+        n_used = self.planes.n_used[index]
+        covered = n_used >= self.params.min_coverage
+        fits = self._fits[index]
+        kinds = {bool(self._scaled[label]) for label in fits}
+        scaling = "multiplicative" if self._scaled[self._largest] else "additive"
+        return I4iDiagnostics(
+            clip_rule=self._rule_in_words(),
+            n_backgrounds=len(self.partners[index]),
+            n_used_mean=float(n_used[covered].mean()) if covered.any() else 0.0,
+            clipped_fraction=math.nan,
+            coverage=1.0 - float(np.isnan(image).mean()),
+            level=float(np.nanmedian(image[self.regions == self._largest])),
+            masked_fraction=self.masks[index].fraction,
+            filled_fraction=float(((dq == FILLED) & usable).sum() / max(1, usable.sum())),
+            scaling="none" if self.params.scaling == "none" or not kinds else scaling,
+            levels={self.names[label]: fit.value for label, fit in fits.items()},
+            level_errs={self.names[label]: fit.err for label, fit in fits.items()},
+            pattern_rms={
+                self.names[label]: pattern.rms for label, pattern in self.patterns.items()
+            },
+            n_iterations=len(self.masked_fractions),
+            masked_fractions=tuple(self.masked_fractions),
+        )
+
+    def _rule_in_words(self) -> str:
+        if self.params.combine == "median":
+            return "median of the others"
+        return (
+            f"noise expected from ERR, {LOW_OVER_HIGH * self.params.sigma:g} sigma below and "
+            f"{self.params.sigma:g} above the median of the others"
+        )
+
+    # Levels
+
+    def _start_levels(self) -> None:
+        """Begin with the medians of the regions."""
+        medians = np.full((len(self.handles), int(self.regions.max()) + 1), np.nan)
+        for index in range(len(self.handles)):
+            exposure = self._load(index)
+            data = np.where(self.masks[index].whole(), np.float32(np.nan), exposure.data)
+            for label in self.names:
+                values = data[self.regions == label]
+                if np.isfinite(values).any():
+                    medians[index, label] = np.nanmedian(values)
+            self._noise.append(_typical_noise(exposure, self.regions == self._largest))
+        # What is hardly brighter than its noise cannot be scaled.
+        bright = np.nan_to_num(np.nanmin(medians, axis=0)) > _SCALABLE * np.median(self._noise)
+        self._scaled = bright & (self.params.scaling in ("auto", "multiplicative"))
+        self._set_levels(medians)
+
+    def _set_levels(self, levels: NDArray[np.float64]) -> None:
+        """Normalise levels by region to a mean factor of 1 or a mean offset of 0."""
+        n, n_regions = levels.shape
+        factors, offsets = np.ones((n, n_regions)), np.zeros((n, n_regions))
+        for label in self.names if self.params.scaling != "none" else ():
+            known = np.isfinite(levels[:, label])
+            if self._scaled[label]:
+                known &= levels[:, label] > 0
+            mean = levels[known, label].mean() if known.any() else math.nan
+            if self._scaled[label]:
+                factors[known, label] = levels[known, label] / mean
+            else:
+                offsets[known, label] = levels[known, label] - mean
+        self.levels = Levels(factors, offsets, self.regions)
+
+    def _fit_levels(self, index: int, data: FloatArray, template: FloatArray) -> None:
+        """Fit a background to an exposure, region by region."""
+        use = ~self.masks[index].whole()
+        fits = {}
+        for label in self.names:
+            rows, columns = self._boxes[label][0]
+            inside = use[rows, columns] & self._boxes[label][1]
+            fits[label] = fit_level(
+                data[rows, columns],
+                template[rows, columns],
+                inside,
+                multiplicative=bool(self._scaled[label]),
+            )
+        self._fits[index] = fits
+
+    # Building
+
+    def _build(self, share: float) -> None:
+        """Make the background of every exposure with the masks and levels there are."""
+        self._combine()
+        self._progress(share / 2)
+        self._measure_patterns()
+        run_tasks(self._finish, range(len(self.handles)), self._threads)
+        self._progress(share / 2)
+        self._set_levels(
+            np.array(
+                [
+                    [
+                        fits[k].value if k in fits else math.nan
+                        for k in range(int(self.regions.max()) + 1)
+                    ]
+                    for fits in self._fits
+                ]
+            )
+        )
+
+    def _combine(self) -> None:
+        """Combine the others of each exposure; those that share partners in one pass."""
+        for members, wanted in _passes(self.partners):
+            whole = len(wanted) == len(self.handles)
+            planes = self.planes if whole else self._empty_planes(len(members))
+            leave_one_out(
+                [self.handles[k] for k in members],
+                [self.masks[k] for k in members],
+                Levels(
+                    self.levels.factors[list(members)],
+                    self.levels.offsets[list(members)],
+                    self.regions,
+                ),
+                rule=LooRule(
+                    k_low=LOW_OVER_HIGH * self.params.sigma,
+                    k_high=self.params.sigma,
+                    median=self.params.combine == "median",
+                ),
+                bad_bits=self._bad_bits,
+                # Planes in memory take the other half.
+                max_bytes=self.params.max_memory
+                * (1_000_000 if isinstance(planes.image, np.memmap) else 500_000),
+                n_threads=self._threads,
+                out=planes,
+            )
+            for k in () if whole else wanted:
+                place = members.index(k)
+                self.planes.image[k] = planes.image[place]
+                self.planes.var[k] = planes.var[place]
+                self.planes.n_used[k] = planes.n_used[place]
+
+    def _empty_planes(self, n: int) -> LooPlanes:
+        """Make planes in memory if they fit into half of what is allowed, else on disk."""
+        shape = n, *self.window.shape
+        # Image, variance and number of values.
+        if 10 * math.prod(shape) <= self.params.max_memory * 500_000:
+            return LooPlanes.empty(n, self.window.shape)
+        return LooPlanes(
+            _on_disk(shape, np.float32), _on_disk(shape, np.float32), _on_disk(shape, np.uint16)
+        )
+
+    def _measure_patterns(self) -> None:
+        """Measure the power of the pattern in each region, on some of the exposures."""
+        n = len(self.handles)
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _SAMPLES)).astype(int))
+        samples = [self._sample(int(k)) for k in chosen]
+        for label, ((rows, columns), inside) in self._boxes.items():
+            if label == 0 or inside.sum() < _MIN_REGION:
+                continue
+            cut = [
+                Sample(*(np.where(inside, plane[rows, columns], np.float32(np.nan)) for plane in s))
+                for s in samples
+            ]
+            self.patterns[label] = measure_pattern(cut)
+
+    def _sample(self, index: int) -> Sample:
+        exposure = self._load(index)
+        factor, offset = (
+            part[index].astype(np.float32)[self.regions]
+            for part in (self.levels.factors, self.levels.offsets)
+        )
+        image = (exposure.data - offset) / factor
+        image[self.masks[index].whole()] = np.nan
+        return Sample(
+            image,
+            np.square(exposure.err / factor),
+            self.planes.image[index],
+            self.planes.var[index],
+        )
+
+    def _finish(self, index: int) -> None:
+        """Take noise out of a background, fill its holes, and bring it to its exposure's level."""
+        image, var = np.array(self.planes.image[index]), np.array(self.planes.var[index])
+        enough = self.planes.n_used[index] >= self.params.min_coverage
+        is_raw = self.params.template_noise == "raw"
+        for label, ((rows, columns), inside) in self._boxes.items():
+            pattern = self.patterns.get(label)
+            better = shrink(
+                np.where(inside, image[rows, columns], np.float32(np.nan)),
+                np.where(inside, var[rows, columns], np.float32(np.nan)),
+                pattern or Pattern.nothing(inside.shape),
+                keep=enough[rows, columns] if is_raw or pattern is None else None,
+            )
+            image[rows, columns][inside] = better.image[inside]
+            var[rows, columns][inside] = better.var[inside]
+        exposure = self._load(index)
+        if self.params.scaling != "none":
+            self._fit_levels(index, exposure.data, image)
+            self._bring_to_level(index, image, var)
+        self.planes.image[index], self.planes.var[index] = image, var
+
+    def _bring_to_level(self, index: int, image: FloatArray, var: FloatArray) -> None:
+        """Scale or shift a background, in place; a region without its own level takes another's."""
+        fits = self._fits[index]
+        for label, fit in fits.items():
+            (rows, columns), inside = self._boxes[label]
+            if not math.isfinite(fit.err) and self._scaled[label] == self._scaled[self._largest]:
+                fit = fits[label] = fits[self._largest]
+            err = fit.err if math.isfinite(fit.err) else 0.0
+            cut, cut_var = image[rows, columns], var[rows, columns]
+            if self._scaled[label]:
+                added = np.square(cut[inside] * np.float32(err))
+                cut_var[inside] = np.float32(fit.value**2) * cut_var[inside] + added
+                cut[inside] *= np.float32(fit.value)
+            else:
+                cut_var[inside] += np.float32(err**2)
+                cut[inside] += np.float32(fit.value)
+
+    # Sources
+
+    def _detect(self) -> None:
+        """Look for sources in the sum of all exposures, and mask them in each."""
+        if self.grid is None:
+            self.grid = Grid.over(self._maps)
+        self.coadd = self.grid.add_up(self._residual, self._noise)
+        found = find_sources(
+            self.coadd.image,
+            noise=self.coadd.noise,
+            params=TierParams.for_mosaic(
+                n_sigma=self.params.detect_sigma, smooth=self.params.detect_smooth
+            ),
+        )
+        if self.sources is None:
+            self.sources = found.mask
+        else:
+            # A source whose background no exposure knows is still one.
+            self.sources = found.mask | (self.sources & ~np.isfinite(self.coadd.image))
+        self.masks = [
+            PackedMask(mask) for mask in self.grid.project(self.sources, grow=self.params.grow)
+        ]
+        if all(mask.fraction == 1.0 for mask in self.masks):
+            names = ", ".join(handle.name for handle in self.handles)
+            raise NoBackgroundPixelsError(
+                f"{names}: sources cover every pixel, so that no background is left; raise "
+                "--detect-sigma, or give a dedicated background to webbkg average"
+            )
+
+    def _residual(self, index: int) -> FloatArray:
+        """Exposure minus its background; NaN where that is filled in, and where there is no sky."""
+        residual: FloatArray = self._load(index).data - self.planes.image[index]
+        residual[(self.regions == 0) | (self.planes.n_used[index] == 0)] = np.nan
+        return residual
+
+    def _load(self, index: int) -> Exposure:
+        """Load an exposure, NaN where it must not be used."""
+        exposure = self.handles[index].load()
+        bad = (exposure.dq & np.uint32(self._bad_bits)) > 0
+        if exposure.mask is not None:
+            bad |= exposure.mask
+        bad |= ~np.isfinite(exposure.data)
+        return replace(exposure, data=np.where(bad, np.float32(np.nan), exposure.data))
+
+
+def i4i(
+    handles: Sequence[ExposureHandle],
+    maps: Sequence[SkyMap],
+    params: I4iParams | None = None,
+    *,
+    partners: Sequence[Sequence[int]] | None = None,
+    masks: Sequence[MaskArray] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> ImageForImage:
+    """
+    Build the background of each exposure of all the others, with their sources masked.
+
+    Parameters
+    ----------
+    handles : sequence of ExposureHandle
+        Exposures of one detector, filter and window, 2-D, at least 3.
+    maps : sequence of SkyMap
+        Where their pixels are on the sky; not needed if no sources are looked for.
+    params : I4iParams, optional
+        Parameters.
+    partners : sequence of sequence of int, optional
+        Which of the others serve each exposure; all of them if not given.
+    masks : sequence of numpy.ndarray, optional
+        Sources known before, bool, shape ``(ny, nx)`` each.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    ImageForImage
+        Its `ImageForImage.subtraction` gives the result for each exposure.
+
+    Raises
+    ------
+    InputError
+        If the exposures are too few or do not share a window.
+    NoBackgroundPixelsError
+        If no pixel is left without a source.
+
+    Notes
+    -----
+    T_i is the clipped mean over j != i of (r_j - b_j) / a_j where no source is, without noise as
+    far as the power of its pattern allows (`webbkg.kernels.shrink`); the result is
+    r_i - a_i T_i - b_i with a_i (or b_i) by least squares in each region of the detector. Sources
+    are found in the sum of all results, and all is done again without them.
+    """
+    work = ImageForImage(handles, maps, params, partners=partners, masks=masks, progress=progress)
+    work.run()
+    return work
+
+
+def _check(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap], params: I4iParams) -> None:
+    if len(handles) < 3:
+        names = ", ".join(handle.name for handle in handles) or "no exposure"
+        raise InputError(
+            f"{names}: image-for-image needs 3 exposures or more, got {len(handles)}; give more "
+            "dithers, or a dedicated background to webbkg average"
+        )
+    for handle in handles:
+        if handle.window != handles[0].window or handle.n_integrations is not None:
+            raise InputError(
+                f"{handle.name}: has the window {handle.window} and "
+                f"{handle.n_integrations or 'no'} integrations, but {handles[0].name} has "
+                f"{handles[0].window}; give rate files of one sub-array"
+            )
+    if params.iterations and len(maps) != len(handles):
+        raise InputError(
+            f"{len(handles)} exposures need as many sky maps to look for sources, got {len(maps)}"
+        )
+
+
+def _boxes(
+    regions: NDArray[np.uint8],
+) -> Iterator[tuple[int, tuple[tuple[slice, slice], MaskArray]]]:
+    """Label, bounding box and pixels in that box of each region."""
+    for label in np.unique(regions):
+        inside = regions == label
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+        yield int(label), (box, inside[box])
+
+
+def _passes(partners: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int]]]:
+    """Sets of exposures to be combined in one pass, and whose backgrounds each pass gives."""
+    passes: dict[tuple[int, ...], list[int]] = {}
+    for index, chosen in enumerate(partners):
+        passes.setdefault(tuple(sorted({index, *chosen})), []).append(index)
+    return [(list(members), wanted) for members, wanted in passes.items()]
+
+
+def _typical_noise(exposure: Exposure, lit: MaskArray) -> float:
+    err = exposure.err[lit & np.isfinite(exposure.data)]
+    err = err[np.isfinite(err) & (err > 0)]
+    if err.size:
+        return float(np.median(err))
+    # Without ERR: the scatter of neighbours, which a smooth background does not enter.
+    steps = np.diff(np.where(lit, exposure.data, np.float32(np.nan)), axis=1)
+    steps = steps[np.isfinite(steps)]
+    return float(1.4826 / math.sqrt(2.0) * np.median(np.abs(steps))) if steps.size else 1.0
+
+
+def _on_disk(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+    """Array on disk, which is gone with it."""
+    with TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
