@@ -101,7 +101,8 @@ def test_the_drop_in_has_all_parameters_of_the_pipeline_and_ours() -> None:
     assert {name: ours[name] for name in theirs} == theirs
     added = {name: ours[name] for name in ours.keys() - theirs.keys()}
     preset = AverageParams.presets["pipeline"]
-    expected = {name: preset[name] for name in ("clip", "dq", "errors", "min_coverage")}
+    of_preset = ("clip", "dq", "errors", "min_coverage", "template_noise")
+    expected = {name: preset[name] for name in of_preset}
     defaults = AverageParams()
     for name in ("mask_sources", "max_memory", "threads"):
         expected[name] = getattr(defaults, name)
@@ -450,7 +451,13 @@ def test_drop_in_changes_a_model_in_place_only_inside_a_pipeline(files: Observat
 
 
 def test_options_of_the_drop_in(files: ObservationFiles) -> None:
-    options = {"clip": "auto", "dq": "quorum", "errors": "propagate", "min_coverage": 2}
+    options = {
+        "clip": "auto",
+        "dq": "quorum",
+        "errors": "propagate",
+        "min_coverage": 2,
+        "template_noise": "auto",
+    }
     step = BackgroundStep(bad_flags=["DO_NOT_USE", "SATURATED"], threads=1, **options)
     result = step.run(str(files.science[0]), _names(files.backgrounds))
     expected = average(

@@ -146,19 +146,40 @@ def test_a_value_of_huge_noise_is_kept_and_spoils_nothing(others):
         assert_found(found, *one_by_one(values, variances, **limits))
 
 
-@pytest.mark.parametrize("step", [-2, -1, 0, 1, 2])
-@pytest.mark.parametrize("n", [4, 6, 17])
-def test_on_a_limit_it_decides_as_a_separate_computation(n, step):
+@pytest.mark.parametrize("part", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("n", [4, 5, 7, 17])
+def test_on_a_limit_it_decides_as_a_separate_computation(n, part):
     """Within a rounding error of float32, which part of clip_by_noise works in."""
-    rng = np.random.default_rng(n)
-    values = np.sort(rng.normal(1000.0, 0.1, (n, 400)), axis=0)
-    values[n - 1] = np.median(values[1:-1], axis=0) + 3.0 * np.sqrt(1.5)
-    values = values.astype(np.float32)
-    values[n - 1] += np.float32(step) * np.spacing(values[n - 1])
-    variances = np.ones_like(values)
-    assert_found(
-        leave_one_out_mean(values, variances, **LIMITS), *one_by_one(values, variances, **LIMITS)
-    )
+    values = np.random.default_rng(n).normal(1000.0, 0.1, (n, 400)).astype(np.float32)
+    limits = {"k_low": 4.0, "k_high": 3.0 + part * np.spacing(np.float32(1000.0))}
+    # The highest one of those that are left if the first one is not.
+    values[-1] = 2000.0
+    middle = np.median(values[1:].astype(float), axis=0)
+    for step in (-1, 0, 1):
+        values[-1] = middle + limits["k_high"] * np.sqrt(1.5)
+        values[-1] += np.float32(step) * np.spacing(values[-1])
+        variances = np.ones_like(values)
+        expected = one_by_one(values, variances, **limits)
+        assert_found(leave_one_out_mean(values, variances, **limits), *expected)
+
+
+def test_of_two_equally_far_out_the_brighter_goes(plain_pixels):
+    """And the other one is inside then: without the last one, of which -5 would not be."""
+    values = np.array([-5.0, -1.0, 0.0, 1.0, 5.0, 0.5], np.float32)[:, None]
+    limits = {"k_low": 4.0, "k_high": 4.0}
+    found = leave_one_out_mean(values, np.ones_like(values), **limits)
+    assert not plain_pixels
+    assert (found.mean[5, 0], found.n_used[5, 0]) == (-1.25, 4)
+    assert_found(found, *one_by_one(values, np.ones_like(values), **limits))
+
+
+def test_half_of_the_values_are_kept():
+    """Five precise values that differ, and three that are as noisy as may be."""
+    values = np.array([0.0, 1.0, 2.0, -50.0, 50.0, -60.0, 60.0, 70.0], np.float32)[:, None]
+    variances = np.array([1e6, 1e6, 1e6, 1.0, 1.0, 1.0, 1.0, 1.0], np.float32)[:, None]
+    found = leave_one_out_mean(values, variances, **LIMITS)
+    assert found.n_used[:, 0].tolist() == [3, 3, 3, 3, 3, 3, 3, 3]
+    assert_found(found, *one_by_one(values, variances, **LIMITS))
 
 
 # Median

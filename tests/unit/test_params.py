@@ -111,6 +111,7 @@ def test_defaults_of_average():
         "maxiters": None,
         "clip": "auto",
         "mask_sources": True,
+        "template_noise": "auto",
         "dq": "quorum",
         "errors": "propagate",
         "bad_flags": "DO_NOT_USE,NON_SCIENCE,REFERENCE_PIXEL,SATURATED",
@@ -133,7 +134,13 @@ def test_number_of_threads(monkeypatch):
 def test_pipeline_preset():
     preset = AverageParams.build(preset="pipeline")
     assert preset == AverageParams(
-        sigma=3.0, clip="std", dq="or", errors="keep", bad_flags="NONE", min_coverage=1
+        sigma=3.0,
+        clip="std",
+        dq="or",
+        errors="keep",
+        bad_flags="NONE",
+        min_coverage=1,
+        template_noise="raw",
     )
 
 

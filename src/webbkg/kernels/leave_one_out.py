@@ -19,7 +19,6 @@ from webbkg.kernels.network import sorting_network
 from webbkg.kernels.suspects import (
     LIMIT_MARGIN,
     MOST_OVER_SECOND,
-    VALUE_MARGIN,
     combine_others,
     memory_for_suspects,
 )
@@ -197,12 +196,11 @@ def _find_settled(ordered, n_good, width, var_total, smallest, k_low, k_high, wi
         inner = max(abs(ordered[min(1, n - 1), p]), abs(ordered[max(count - 2, 0), p]))
         largest = max(abs(least), abs(most))
         second = max(min(abs(least), abs(most)), np.float64(inner) if count > 2 else 0.0)
-        slack = VALUE_MARGIN * largest
         reach = (1.0 - LIMIT_MARGIN) * np.sqrt(np.float64(smallest[p]))
         # Comparisons with NaN are false: unknown variances are left to others.
         inside = (
-            (most - low + slack <= k_high * reach)
-            & (high - least + slack <= k_low * reach)
+            (most - low <= k_high * reach)
+            & (high - least <= k_low * reach)
             & (largest <= MOST_OVER_SECOND * second)
             & (var_total[p] * widest <= _VAR_OVER_LEAST * smallest[p])
         )

@@ -12,13 +12,26 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-__all__ = ["Pattern", "Sample", "Shrunk", "measure_pattern", "shrink"]
+__all__ = [
+    "ROUNDS",
+    "Pattern",
+    "Power",
+    "Sample",
+    "Shrunk",
+    "find_hot",
+    "find_special",
+    "measure_pattern",
+    "measure_power",
+    "pattern_of",
+    "shrink",
+]
 
 #: Gaussian sigma of the smooth level [px]; results do not depend on it between 4 and 10.
 SMOOTHING = 6.0
@@ -37,6 +50,10 @@ _STANDS_OUT = 6.0
 _BLOCK = 8
 #: Pixels that differ from their shrunk value by this many sigma keep their own.
 _KEEPS = 5.0
+#: A hot pixel is that many sigma above those at a distance of 3 px, those beside it at most a part.
+_RING = 3
+_HOT_HEIGHT = 10.0
+_FLANK = 0.15
 #: Pixels that stand out together are an edge if they are more than these.
 _HOT = 4
 #: What is out of focus at an edge reaches so far beyond the pixels that stand out [px].
@@ -44,9 +61,11 @@ _MARGIN = 2
 #: A cosmic ray in one exposure.
 _STRUCK = 5.0
 #: Rounds of the fixed point; the result changes by less than 1e-3 of the noise afterwards.
-_ROUNDS = 2
+ROUNDS = 2
 #: Widths of the neighbourhoods whose coverage tells the noise of modes of that size [px].
-_NEIGHBOURHOODS = (0.0, 2.0, 8.0)
+_NEIGHBOURHOODS = (2.0, 8.0)
+#: Steps of the table of variances by weight.
+_TABLE = 256
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -128,54 +147,161 @@ class Shrunk(NamedTuple):
     own: Mask
 
 
-def measure_pattern(samples: Sequence[Sample]) -> Pattern:
+class Power(NamedTuple):
+    """
+    What one sample tells of the power of a pattern.
+
+    Parameters
+    ----------
+    total : numpy.ndarray
+        Sum of products in each bin of modes, float64, unit of the image squared.
+    known : float
+        Fraction of the pixels that it is from.
+    """
+
+    total: NDArray[np.float64]
+    known: float
+
+
+def measure_pattern(samples: Sequence[Sample]) -> Pattern | None:
     """
     Measure the power of the pattern that exposures share.
 
     Parameters
     ----------
     samples : sequence of Sample
-        Some exposures with the background of the others, all of one shape. The level of an
-        exposure may differ smoothly from its background.
+        Some exposures with the background of the others, all of one shape.
 
     Returns
     -------
-    Pattern
-        The pattern.
+    Pattern or None
+        The pattern; None if no exposure has a pixel in common with its background.
 
     Notes
     -----
-    The mean over samples of the product of the cosine transforms of exposure and background, both
+    The mean over exposures of the product of the cosine transforms of exposure and background, both
     minus the smooth level, over the fraction of the pixels that both know. Noise of the two is
     independent and has no part in the mean. Below zero is zero.
     """
-    first = samples[0]
-    special = _special(first.template, first.template_var)
-    edges = _edges(special, np.isfinite(first.template))
-    special |= edges
+    special, edges = find_special(samples[0].template, samples[0].template_var)
+    return pattern_of([measure_power(sample, special) for sample in samples], special, edges)
+
+
+def find_special(image: Image, var: Image) -> tuple[Mask, Mask]:
+    """
+    Find the pixels that no power spectrum describes.
+
+    Parameters
+    ----------
+    image, var : numpy.ndarray
+        Background and its variance, float32, shape ``(ny, nx)``; NaN in holes.
+
+    Returns
+    -------
+    special, edges : numpy.ndarray
+        As in `Pattern`.
+    """
+    alone = _special(image, var)
+    edges = _edges(alone, np.isfinite(image))
+    return alone | edges, edges
+
+
+def find_hot(image: Image, var: Image) -> dict[tuple[int, int], float]:
+    """
+    Find single pixels that are brighter than all around them.
+
+    Parameters
+    ----------
+    image, var : numpy.ndarray
+        Background and its variance, float32, shape ``(ny, nx)``; NaN is no pixel.
+
+    Returns
+    -------
+    dict
+        Height above what is around, unit of the image, by row and column. A star has light in the
+        pixels beside it and is none.
+
+    Examples
+    --------
+    >>> image = np.zeros((9, 9), np.float32)
+    >>> image[4, 5] = 20.0
+    >>> find_hot(image, np.ones_like(image))
+    {(4, 5): 20.0}
+    """
+    padded = np.pad(image, _RING, constant_values=np.nan)
+    ny, nx = image.shape
+
+    def moved(dy: int, dx: int) -> Image:
+        return padded[_RING + dy : _RING + dy + ny, _RING + dx : _RING + dx + nx]
+
+    beside = [moved(1, 0), moved(-1, 0), moved(0, 1), moved(0, -1)]
+    beyond = [moved(_RING, 0), moved(-_RING, 0), moved(0, _RING), moved(0, -_RING)]
+    base = (np.fmin(beyond[0], beyond[1]) + np.fmin(beyond[2], beyond[3])) / 2
+    height, flank = image - base, np.fmax.reduce(beside) - base
+    hot = (height > _HOT_HEIGHT * np.sqrt(var)) & (flank < _FLANK * height)
+    return {(int(y), int(x)): float(height[y, x]) for y, x in np.argwhere(hot)}
+
+
+def measure_power(sample: Sample, special: Mask) -> Power:
+    """
+    Measure what an exposure and its background have in common.
+
+    Parameters
+    ----------
+    sample : Sample
+        The exposure. Its level may differ smoothly from its background.
+    special : numpy.ndarray
+        Pixels that are left out, bool, same shape.
+
+    Returns
+    -------
+    Power
+        To be given to `pattern_of` with others.
+    """
+    usable = np.isfinite(sample.template) & np.isfinite(sample.template_var) & ~special
+    level = _smooth(sample.template, _weights(sample.template_var, usable))[0]
+    pattern = np.where(usable, sample.template - level, np.float32(0.0))
+    noise = np.sqrt(sample.var + sample.template_var)
+    off = sample.image - level
+    with np.errstate(invalid="ignore"):
+        seen = usable & (np.abs(off - pattern) < _STRUCK * noise)
+    # What differs smoothly between the two, such as the slope of the sky, is no pattern.
+    off[~seen] = 0.0
+    off -= _smooth(off, seen.astype(np.float32), sigma=4 * SMOOTHING)[0]
+    off[~seen] = 0.0
     bins, n_modes = _modes(special.shape)
-    product, known = np.zeros(special.shape, np.float32), 0.0
-    for sample in samples:
-        usable = np.isfinite(sample.template) & ~special
-        weights = _weights(sample.template_var, usable)
-        level = _smooth(sample.template, weights)[0]
-        pattern = np.where(usable, sample.template - level, np.float32(0.0))
-        seen = usable & np.isfinite(sample.image)
-        off = np.where(seen, sample.image - level, np.float32(0.0))
-        noise = np.sqrt(np.where(seen, sample.var + sample.template_var, np.float32(1.0)))
-        seen &= np.abs(off - pattern) < _STRUCK * noise
-        # What differs smoothly between the two, such as the slope of the sky, is no pattern.
-        off[~seen] = 0.0
-        off -= _smooth(off, seen.astype(np.float32), sigma=4 * SMOOTHING)[0]
-        off[~seen] = 0.0
-        product += _transform(pattern) * _transform(off)
-        known += float(np.count_nonzero(seen)) / seen.size
+    product = _transform(pattern) * _transform(off)
     total = np.bincount(bins.reshape(-1), product.reshape(-1), minlength=n_modes.size)
-    power = np.maximum(total / np.maximum(n_modes * known, 1e-9), 0.0)
+    return Power(total, float(np.count_nonzero(seen)) / seen.size)
+
+
+def pattern_of(powers: Sequence[Power], special: Mask, edges: Mask) -> Pattern | None:
+    """
+    Make a pattern of what samples tell.
+
+    Parameters
+    ----------
+    powers : sequence of Power
+        What `measure_power` found.
+    special, edges : numpy.ndarray
+        What `find_special` found.
+
+    Returns
+    -------
+    Pattern or None
+        The pattern; None if the samples have no pixels.
+    """
+    known = sum(power.known for power in powers)
+    if known == 0.0:
+        return None
+    total = np.sum([power.total for power in powers], axis=0)
+    power = np.maximum(total / (_modes(special.shape)[1] * known), 0.0)
     return Pattern(power=power, special=special, edges=edges)
 
 
-def shrink(image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = None) -> Shrunk:
+def shrink(
+    image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = None, rounds: int = ROUNDS
+) -> Shrunk:
     """
     Take noise out of a background, and fill its holes.
 
@@ -190,6 +316,8 @@ def shrink(image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = No
     keep : numpy.ndarray, optional
         True where values stay as they are, bool, same shape; only those that stand out stay if
         not given.
+    rounds : int, optional
+        Rounds of the fixed point; without holes, one is enough.
 
     Returns
     -------
@@ -201,8 +329,9 @@ def shrink(image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = No
     -----
     The estimate of least squared error of a stationary pattern (Wiener filter): a mode of power P
     and noise N is multiplied by P / (P + N). Uneven noise v(p) and holes enter as weights
-    w = v_ref / v <= 1 in a fixed-point iteration x <- F[x + w (image - level - x)], where F is the
-    filter for an even noise of v_ref; its fixed point is the estimate for the uneven noise. The
+    w = v_ref / v <= 1 in a fixed-point iteration x <- F[x + w (image - level - x)] that begins with
+    w = 1, where F is the filter for an even noise of v_ref; its fixed point is the estimate for the
+    uneven noise. The
     variance is the sum over modes of P N / (P + N), with N from the coverage of the pixel's
     neighbourhood as large as the mode is.
     """
@@ -217,11 +346,11 @@ def shrink(image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = No
     off = np.where(usable, image - level, np.float32(0.0))
     share = np.minimum(weights * np.float32(reference), np.float32(1.0))
     response = _response(pattern.power, image.shape, reference)
-    estimate = np.zeros_like(off)
-    for _ in range(_ROUNDS if pattern.power.any() else 0):
+    estimate = _inverse(response * _transform(off))
+    for _ in range(rounds - 1):
         estimate += share * (off - estimate)
         estimate = _inverse(response * _transform(estimate))
-    left = _variance(pattern.power, weights, image.shape)
+    left = _variance(pattern.power, weights)
     noise = np.sqrt(np.where(known, var, np.float32(0.0)) + left)
     own = known & (pattern.special | (np.abs(off - estimate) > _KEEPS * noise))
     if keep is not None:
@@ -286,33 +415,44 @@ def _high_pass(shape: tuple[int, int]) -> Image:
 
 def _response(power: NDArray[np.float64], shape: tuple[int, int], noise: float) -> Image:
     signal = power.astype(np.float32)[_modes(shape)[0]]
-    total = signal + np.float32(noise) * _high_pass(shape)
-    response: Image = np.divide(signal, total, out=np.zeros_like(signal), where=total > 0)
-    return response
-
-
-def _variance(power: NDArray[np.float64], weights: Image, shape: tuple[int, int]) -> Image:
-    """Variance of the estimate: of each mode P N / (P + N), with the noise of its surroundings."""
-    bins, n_modes = _modes(shape)
-    total_frequency = np.bincount(bins.reshape(-1), _frequency(shape).reshape(-1), n_modes.size)
-    frequency = total_frequency / np.maximum(n_modes, 1)
-    # Modes of a wavelength of 4 sigma and more see the mean coverage within sigma.
-    edges = [2.0, *(1.0 / (2.0 * sigma) for sigma in _NEIGHBOURHOODS[1:]), -1.0]
-    total = np.zeros(shape, np.float32)
-    share = power * n_modes / n_modes.sum()
-    for index, sigma in enumerate(_NEIGHBOURHOODS):
-        inside = (frequency < edges[index]) & (frequency >= edges[index + 1]) & (power > 0)
-        if not inside.any():
-            continue
-        near = _mean_nearby(weights, sigma) if sigma else weights
-        # One curve of the weight for all pixels: it is smooth, 64 points tell it.
-        grid = np.linspace(0.0, float(near.max()), 64)
-        curve = (share[inside] / (1.0 + power[inside] * grid[:, np.newaxis])).sum(axis=1)
-        total += np.interp(near, grid, curve).astype(np.float32)
+    total = np.float32(noise) * _high_pass(shape)
+    total += signal
+    np.divide(signal, total, out=total, where=total > 0)
     return total
 
 
+def _variance(power: NDArray[np.float64], weights: Image) -> Image:
+    """Variance of the estimate: of each mode P N / (P + N), with the noise of its surroundings."""
+    n_modes = _modes(weights.shape)[1]
+    share = power * n_modes / n_modes.sum()
+    frequency = _mean_frequency(weights.shape)
+    # Modes of a wavelength of 4 sigma and more see the mean coverage within sigma.
+    edges = [2.0, *(1.0 / (2.0 * sigma) for sigma in _NEIGHBOURHOODS), -1.0]
+    inside = [(frequency < high) & (frequency >= low) for high, low in pairwise(edges)]
+    sums = _block_sums(weights) / np.float32(_BINNING**2)
+    wide = np.zeros_like(sums)
+    for sigma, of_size in zip(_NEIGHBOURHOODS, inside[1:], strict=True):
+        wide += _left(power[of_size], share[of_size], _blurred(sums, sigma / _BINNING))
+    return _expanded(wide, weights.shape) + _left(power[inside[0]], share[inside[0]], weights)
+
+
+def _left(power: NDArray[np.float64], share: NDArray[np.float64], weights: Image) -> Image:
+    """Sum of ``share / (1 + power * weight)`` for each weight, looked up in a fine table."""
+    highest = max(float(weights.max()), 1e-30)
+    table = share / (1.0 + power * np.linspace(0.0, highest, _TABLE + 1)[:, np.newaxis])
+    index = (weights * np.float32(_TABLE / highest) + np.float32(0.5)).astype(np.int32)
+    left: Image = table.sum(axis=1).astype(np.float32)[index]
+    return left
+
+
 @lru_cache(maxsize=8)
+def _mean_frequency(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Mean spatial frequency of the modes in each bin [1 / px]; alternating pixels have 0.5."""
+    bins, n_modes = _modes(shape)
+    total = np.bincount(bins.reshape(-1), _frequency(shape).reshape(-1), n_modes.size)
+    return np.asarray(total / np.maximum(n_modes, 1), dtype=np.float64)
+
+
 def _frequency(shape: tuple[int, int]) -> NDArray[np.float64]:
     """Spatial frequency of each mode [1 / px]; alternating pixels have 0.5."""
     ny, nx = shape
@@ -320,11 +460,6 @@ def _frequency(shape: tuple[int, int]) -> NDArray[np.float64]:
         np.arange(ny)[:, np.newaxis] / ny, np.arange(nx)[np.newaxis, :] / nx
     )
     return frequency
-
-
-def _mean_nearby(image: Image, sigma: float) -> Image:
-    blurred = _blurred(_block_sums(image), sigma / _BINNING)
-    return _expanded(blurred, image.shape) / np.float32(_BINNING**2)
 
 
 def _smooth(image: Image, weights: Image, sigma: float = SMOOTHING) -> tuple[Image, Image]:

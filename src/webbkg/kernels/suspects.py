@@ -11,11 +11,11 @@ import numpy as np
 
 __all__ = ["combine_others", "memory_for_suspects"]
 
-# Limits are this much tighter where nothing is said to be clipped, and values this near a limit
-# are left to `clip_by_noise`, which in part works in float32: a part of the limit, and a part of
-# the values.
+# `clip_by_noise` works in float32 in part. Limits are this much tighter where nothing is said to be
+# clipped, and wider where something is; its medians lie between the same two values as ours.
 LIMIT_MARGIN = 1e-5
-VALUE_MARGIN = 2.0**-21
+# A value that is so near its limit about one median, as a part of the value, is left to it.
+_VALUE_MARGIN = 2.0**-21
 # A total less one's own value is exact enough unless that is so many times all the others.
 MOST_OVER_SECOND = 1024.0
 # Pixels where more values than this may be clipped are left to `clip_by_noise`.
@@ -68,15 +68,11 @@ def _find_suspects(pixel, noise, k_low, k_high, column, count, is_suspect, suspe
         if first < 0 or last >= count:
             return -1
         low, high = column[first], column[last]
-        slack = VALUE_MARGIN * (abs(low) + abs(high))
         n = 0
         for i in range(pixel.size):
             value = np.float64(pixel[i])
             reach = (1.0 - LIMIT_MARGIN) * noise[i]
-            near = slack + VALUE_MARGIN * abs(value)
-            is_suspect[i] = (value > low + k_high * reach - near) | (
-                value < high - k_low * reach + near
-            )
+            is_suspect[i] = (value > low + k_high * reach) | (value < high - k_low * reach)
             n += int(is_suspect[i])
         if n > suspects.size:
             return -1
@@ -162,7 +158,7 @@ def _reject_suspects(
             deviation = value - median
             reach = (k_high if deviation > 0.0 else k_low) * noise[suspects[k]]
             size = abs(deviation)
-            slack = LIMIT_MARGIN * reach + VALUE_MARGIN * (abs(value) + abs(median))
+            slack = LIMIT_MARGIN * reach + _VALUE_MARGIN * (abs(value) + abs(median))
             if abs(size - reach) <= slack:
                 return False
             if size <= reach:
@@ -234,8 +230,7 @@ def _all_rejected(pixel, noise, k_low, k_high, suspects, n_suspects, low, high):
     for k in range(n_suspects):
         value = np.float64(pixel[suspects[k]])
         reach = (1.0 + LIMIT_MARGIN) * noise[suspects[k]]
-        slack = VALUE_MARGIN * (abs(value) + abs(low) + abs(high))
-        if not (value > high + k_high * reach + slack or value < low - k_low * reach - slack):
+        if not (value > high + k_high * reach or value < low - k_low * reach):
             return False
     return True
 
@@ -284,12 +279,9 @@ def combine_others(
         return False
     low = column[(count - 2 - n_suspects) // 2]
     high = column[(count + 1 + n_suspects) // 2]
+    # All suspects beyond these ranks are less than half of the values: so many may be rejected.
     may_all_go = n_rejections < 0 or n_rejections >= n_suspects
-    if (
-        may_all_go
-        and sums[2] - 1 >= max(2, count // 2)
-        and _all_rejected(pixel, noise, k_low, k_high, suspects, n_suspects, low, high)
-    ):
+    if may_all_go and _all_rejected(pixel, noise, k_low, k_high, suspects, n_suspects, low, high):
         _write_sure(pixel, is_suspect, sure, sure_var, sums, mean, var, n_used)
         return True
     for k in range(n_suspects):

@@ -41,12 +41,13 @@ class Region:
     is_disc: bool = False
 
 
-#: Corners: the regions MIRIM_ILLUM, MIRIM_KNIFE, MIRIM_CORONLYOT and MIRIM_CORON1065, 1140 and
-#: 1550 of the SIAF (PRDOPSSOC-075). The Lyot spot has a radius of 2.16 arcsec (Boccaletti et al.
-#: 2015). Later ones lie on earlier ones.
+#: Corners: the regions MIRIM_ILLUM, MIRIM_KNIFE, MIRIM_SLIT, MIRIM_CORONLYOT and MIRIM_CORON1065,
+#: 1140 and 1550 of the SIAF (PRDOPSSOC-075). The Lyot spot has a radius of 2.16 arcsec (Boccaletti
+#: et al. 2015). Later ones lie on earlier ones.
 MIRI_REGIONS = (
     Region("imager", 1, (358.5, 1026.5), (-0.5, 1023.5)),
     Region("knife edge", 0, (348.5, 416.5), (316.5, 380.5)),
+    Region("slit", 6, (303.8, 346.5), (297.4, 302.0)),
     Region("Lyot", 2, (4.5, 276.5), (747.5, 1019.5)),
     Region("Lyot spot", 0, (121.1, 159.9), (864.1, 902.9), is_disc=True),
     Region("4QPM 1065", 3, (10.5, 226.5), (23.5, 239.5)),
@@ -78,7 +79,7 @@ def region_map(meta: Mapping[str, Any], window: Window) -> NDArray[np.uint8]:
     >>> import numpy as np
     >>> labels = region_map({"DETECTOR": "MIRIMAGE"}, Window(0, 0, 1024, 1032))
     >>> np.unique(labels).tolist(), int(labels[500, 700]), int(labels[900, 50])
-    ([0, 1, 2, 3, 4, 5], 1, 2)
+    ([0, 1, 2, 3, 4, 5, 6], 1, 2)
     """
     labels = np.ones(window.shape, np.uint8)
     if str(meta.get("DETECTOR", "")).upper() != "MIRIMAGE":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,10 @@ __all__ = ["AverageParams", "CombinedBackground", "average", "combine_background
 
 #: A larger fraction of pixels with disagreeing backgrounds is told.
 _MANY_DISPUTED = 1e-3
+#: Backgrounds of images in this number are shrunk: fewer cannot tell sources from pattern, of more
+#: the raw mean adds less than 6 % to the noise.
+_FEWEST_SHRUNK, _MOST_SHRUNK = 3, 8
+_IMAGES = frozenset({"MIR_IMAGE", "NRC_IMAGE", "NIS_IMAGE", "FGS_IMAGE"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class AverageParams(Params):
             "errors": "keep",
             "bad_flags": "NONE",
             "min_coverage": 1,
+            "template_noise": "raw",
         },
     }
 
@@ -74,6 +79,12 @@ class AverageParams(Params):
         "Leave out sources of single backgrounds that are too faint to be clipped pixel by pixel "
         "but stand out when the difference from the mean is smoothed (clip=auto, 3 backgrounds "
         "or more).",
+    )
+    template_noise: str = param(
+        "auto",
+        "shrink takes noise out of the mean background by the power of its pattern, raw does not; "
+        "auto shrinks that of images from 3 to 8 backgrounds.",
+        choices=("auto", "shrink", "raw"),
     )
     dq: str = param(
         "quorum",
@@ -230,6 +241,7 @@ def combine_backgrounds(
     """
     # numba takes longer to import than the command line may take to show its help.
     from webbkg.methods.clipping import ClipRule
+    from webbkg.methods.shrinking import shrink_mean
     from webbkg.methods.stack import Stack, combine_stack
 
     if not backgrounds:
@@ -260,6 +272,9 @@ def combine_backgrounds(
     undefined = mean.n_used < params.min_coverage
     mean.image[undefined] = np.nan
     mean.err[undefined] = np.nan
+    pattern_rms = math.nan
+    if _shrinks(stack.handles, params):
+        pattern_rms = shrink_mean(stack, mean, window, n_threads=params.n_threads)
     dq = mean.flags if params.dq == "or" else np.zeros_like(mean.flags)
     dq[undefined] |= np.uint32(DO_NOT_USE)
     template = Template(
@@ -274,8 +289,18 @@ def combine_backgrounds(
         template=template,
         flags=np.broadcast_to(np.uint32(0), dq.shape) if params.dq == "keep" else dq,
         used=used,
-        diagnostics=_diagnose(backgrounds, stack, mean, template, params),
+        diagnostics=replace(
+            _diagnose(backgrounds, stack, mean, template, params), pattern_rms=pattern_rms
+        ),
     )
+
+
+def _shrinks(backgrounds: Sequence[ExposureHandle], params: AverageParams) -> bool:
+    """Whether the mean of these backgrounds is to be shrunk."""
+    if params.template_noise != "auto":
+        return params.template_noise == "shrink" and len(backgrounds) > 1
+    few = _FEWEST_SHRUNK <= len(backgrounds) <= _MOST_SHRUNK
+    return few and all(handle.meta.get("EXP_TYPE") in _IMAGES for handle in backgrounds)
 
 
 def subtract(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from tempfile import TemporaryFile
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.errors import InputError, NoBackgroundPixelsError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
-from webbkg.kernels.shrink import Pattern, Sample, measure_pattern, shrink
+from webbkg.kernels.shrink import ROUNDS, Pattern, Sample, find_hot, shrink
 from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, FLAG_BITS, flag_bits
 from webbkg.masks.regions import region_map, region_names
 from webbkg.masks.tiers import TierParams, find_sources
@@ -21,6 +20,7 @@ from webbkg.methods.clipping import LOW_OVER_HIGH
 from webbkg.methods.coadd import CoAdd, Grid, PackedMask
 from webbkg.methods.leave_one_out import Levels, LooPlanes, LooRule, leave_one_out
 from webbkg.methods.levels import LevelFit, fit_level
+from webbkg.methods.shrinking import measure_patterns, region_boxes
 from webbkg.parallel import count_threads, run_tasks
 from webbkg.params import Params, param
 from webbkg.results import I4iDiagnostics, Subtraction
@@ -31,12 +31,12 @@ __all__ = ["FILLED", "I4iParams", "ImageForImage", "i4i"]
 
 #: Flag of pixels whose background is filled in from around, as too few exposures know it.
 FILLED = FLAG_BITS["FLUX_ESTIMATED"]
-#: Exposures that the power of the pattern is measured on.
-_SAMPLES = 4
+#: More holes than this fraction of a region are worth another round of filling.
+_MANY_HOLES = 2e-3
 #: Masked fractions that change by less are the same.
 _CONVERGED = 1e-3
-#: Smaller regions are too small for a spectrum of their pattern [px].
-_MIN_REGION = 1024
+#: Every third row and column is enough to begin with; an odd step does not follow the columns.
+_SPARSE = np.s_[::3, ::3]
 #: A background below this part of the noise cannot be scaled, only shifted.
 _SCALABLE = 3.0
 
@@ -184,7 +184,7 @@ class ImageForImage:
         self._maps = tuple(maps)
         self._bad_bits = flag_bits(self.params.bad_flags)
         self._threads = count_threads(self.params.threads)
-        self._boxes = dict(_boxes(self.regions))
+        self._boxes = dict(region_boxes(self.regions))
         self._largest = max(
             [label for label in self._boxes if label] or list(self._boxes),
             key=lambda label: int(self._boxes[label][1].sum()),
@@ -196,6 +196,8 @@ class ImageForImage:
         self._fits: list[dict[int, LevelFit]] = [{} for _ in range(n)]
         self._multiplicative = self.params.scaling in ("auto", "multiplicative")
         self._noise: list[float] = []
+        self._errors_known = True
+        self._hot: list[dict[tuple[int, int], float]] = []
         self._start_levels()
 
     def run(self) -> None:
@@ -317,14 +319,17 @@ class ImageForImage:
     def _start_levels(self) -> None:
         """Begin with the medians of the regions."""
         medians = np.full((len(self.handles), int(self.regions.max()) + 1), np.nan)
+        regions = self.regions[_SPARSE]
         for index in range(len(self.handles)):
             exposure = self._load(index)
-            data = np.where(self.masks[index].whole(), np.float32(np.nan), exposure.data)
+            data = np.where(self.masks[index].whole(), np.float32(np.nan), exposure.data)[_SPARSE]
             for label in self.names:
-                values = data[self.regions == label]
+                values = data[regions == label]
                 if np.isfinite(values).any():
                     medians[index, label] = np.nanmedian(values)
-            self._noise.append(_typical_noise(exposure, self.regions == self._largest))
+            noise, known = _typical_noise(exposure, self.regions == self._largest)
+            self._noise.append(noise)
+            self._errors_known &= known
         # What is hardly brighter than its noise cannot be scaled.
         bright = np.nan_to_num(np.nanmin(medians, axis=0)) > _SCALABLE * np.median(self._noise)
         self._scaled = bright & (self.params.scaling in ("auto", "multiplicative"))
@@ -365,8 +370,14 @@ class ImageForImage:
     def _build(self, share: float) -> None:
         """Make the background of every exposure with the masks and levels there are."""
         self._combine()
+        if self._masked_fraction() == 0.0:
+            # Sources will hide some of them.
+            planes = zip(self.planes.image, self.planes.var, strict=True)
+            self._hot = [find_hot(image, var) for image, var in planes]
         self._progress(share / 2)
-        self._measure_patterns()
+        self.patterns = measure_patterns(
+            self._sample, len(self.handles), self._boxes, n_threads=self._threads
+        )
         run_tasks(self._finish, range(len(self.handles)), self._threads)
         self._progress(share / 2)
         self._set_levels(
@@ -401,8 +412,7 @@ class ImageForImage:
                 ),
                 bad_bits=self._bad_bits,
                 # Planes in memory take the other half.
-                max_bytes=self.params.max_memory
-                * (1_000_000 if isinstance(planes.image, np.memmap) else 500_000),
+                max_bytes=self.params.max_memory * (1_000_000 if planes.maps else 500_000),
                 n_threads=self._threads,
                 out=planes,
             )
@@ -411,30 +421,15 @@ class ImageForImage:
                 self.planes.image[k] = planes.image[place]
                 self.planes.var[k] = planes.var[place]
                 self.planes.n_used[k] = planes.n_used[place]
+        if not self._errors_known:
+            # The scatter of a few values is too poor a weight.
+            for k, chosen in enumerate(self.partners):
+                typical = np.mean([self._noise[other] ** 2 for other in chosen])
+                self.planes.var[k] = typical / np.maximum(self.planes.n_used[k], 1)
 
     def _empty_planes(self, n: int) -> LooPlanes:
         """Make planes in memory if they fit into half of what is allowed, else on disk."""
-        shape = n, *self.window.shape
-        # Image, variance and number of values.
-        if 10 * math.prod(shape) <= self.params.max_memory * 500_000:
-            return LooPlanes.empty(n, self.window.shape)
-        return LooPlanes(
-            _on_disk(shape, np.float32), _on_disk(shape, np.float32), _on_disk(shape, np.uint16)
-        )
-
-    def _measure_patterns(self) -> None:
-        """Measure the power of the pattern in each region, on some of the exposures."""
-        n = len(self.handles)
-        chosen = np.unique(np.linspace(0, n - 1, min(n, _SAMPLES)).astype(int))
-        samples = [self._sample(int(k)) for k in chosen]
-        for label, ((rows, columns), inside) in self._boxes.items():
-            if label == 0 or inside.sum() < _MIN_REGION:
-                continue
-            cut = [
-                Sample(*(np.where(inside, plane[rows, columns], np.float32(np.nan)) for plane in s))
-                for s in samples
-            ]
-            self.patterns[label] = measure_pattern(cut)
+        return LooPlanes.empty(n, self.window.shape, self.params.max_memory * 500_000)
 
     def _sample(self, index: int) -> Sample:
         exposure = self._load(index)
@@ -444,33 +439,41 @@ class ImageForImage:
         )
         image = (exposure.data - offset) / factor
         image[self.masks[index].whole()] = np.nan
-        return Sample(
-            image,
-            np.square(exposure.err / factor),
-            self.planes.image[index],
-            self.planes.var[index],
-        )
+        var = np.square(exposure.err / factor)
+        if not self._errors_known:
+            var[:] = self._noise[index] ** 2
+        return Sample(image, var, self.planes.image[index], self.planes.var[index])
 
     def _finish(self, index: int) -> None:
         """Take noise out of a background, fill its holes, and bring it to its exposure's level."""
+        exposure = self._load(index)
         image, var = np.array(self.planes.image[index]), np.array(self.planes.var[index])
         enough = self.planes.n_used[index] >= self.params.min_coverage
-        is_raw = self.params.template_noise == "raw"
+        holes = ~enough & np.isfinite(exposure.data)
         for label, ((rows, columns), inside) in self._boxes.items():
+            cut, cut_var = image[rows, columns], var[rows, columns]
             pattern = self.patterns.get(label)
+            keeps = pattern is None or self.params.template_noise == "raw"
+            n_holes = np.count_nonzero(holes[rows, columns] & inside)
+            if keeps and not n_holes:
+                continue
             better = shrink(
-                np.where(inside, image[rows, columns], np.float32(np.nan)),
-                np.where(inside, var[rows, columns], np.float32(np.nan)),
+                np.where(inside, cut, np.float32(np.nan)),
+                np.where(inside, cut_var, np.float32(np.nan)),
                 pattern or Pattern.nothing(inside.shape),
-                keep=enough[rows, columns] if is_raw or pattern is None else None,
+                keep=enough[rows, columns] if keeps else None,
+                rounds=ROUNDS if n_holes > _MANY_HOLES * inside.size else 1,
             )
-            image[rows, columns][inside] = better.image[inside]
-            var[rows, columns][inside] = better.var[inside]
-        exposure = self._load(index)
+            np.copyto(cut, better.image, where=inside)
+            np.copyto(cut_var, better.var, where=inside)
+        for (y, x), height in self._hot[index].items() if self._hot else ():
+            if self.planes.n_used[index, y, x] == 0:
+                image[y, x] += height
         if self.params.scaling != "none":
             self._fit_levels(index, exposure.data, image)
             self._bring_to_level(index, image, var)
         self.planes.image[index], self.planes.var[index] = image, var
+        self.planes.release()
 
     def _bring_to_level(self, index: int, image: FloatArray, var: FloatArray) -> None:
         """Scale or shift a background, in place; a region without its own level takes another's."""
@@ -482,12 +485,12 @@ class ImageForImage:
             err = fit.err if math.isfinite(fit.err) else 0.0
             cut, cut_var = image[rows, columns], var[rows, columns]
             if self._scaled[label]:
-                added = np.square(cut[inside] * np.float32(err))
-                cut_var[inside] = np.float32(fit.value**2) * cut_var[inside] + added
-                cut[inside] *= np.float32(fit.value)
+                better = np.float32(fit.value**2) * cut_var + np.square(cut * np.float32(err))
+                np.copyto(cut_var, better, where=inside)
+                np.copyto(cut, cut * np.float32(fit.value), where=inside)
             else:
-                cut_var[inside] += np.float32(err**2)
-                cut[inside] += np.float32(fit.value)
+                np.copyto(cut_var, cut_var + np.float32(err**2), where=inside)
+                np.copyto(cut, cut + np.float32(fit.value), where=inside)
 
     # Sources
 
@@ -522,6 +525,7 @@ class ImageForImage:
         """Exposure minus its background; NaN where that is filled in, and where there is no sky."""
         residual: FloatArray = self._load(index).data - self.planes.image[index]
         residual[(self.regions == 0) | (self.planes.n_used[index] == 0)] = np.nan
+        self.planes.release()
         return residual
 
     def _load(self, index: int) -> Exposure:
@@ -605,17 +609,6 @@ def _check(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap], params: I4
         )
 
 
-def _boxes(
-    regions: NDArray[np.uint8],
-) -> Iterator[tuple[int, tuple[tuple[slice, slice], MaskArray]]]:
-    """Label, bounding box and pixels in that box of each region."""
-    for label in np.unique(regions):
-        inside = regions == label
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-        yield int(label), (box, inside[box])
-
-
 def _passes(partners: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int]]]:
     """Sets of exposures to be combined in one pass, and whose backgrounds each pass gives."""
     passes: dict[tuple[int, ...], list[int]] = {}
@@ -624,18 +617,14 @@ def _passes(partners: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int
     return [(list(members), wanted) for members, wanted in passes.items()]
 
 
-def _typical_noise(exposure: Exposure, lit: MaskArray) -> float:
+def _typical_noise(exposure: Exposure, lit: MaskArray) -> tuple[float, bool]:
+    """Typical noise of a pixel, and whether ERR told it."""
     err = exposure.err[lit & np.isfinite(exposure.data)]
     err = err[np.isfinite(err) & (err > 0)]
     if err.size:
-        return float(np.median(err))
+        return float(np.median(err)), True
     # Without ERR: the scatter of neighbours, which a smooth background does not enter.
     steps = np.diff(np.where(lit, exposure.data, np.float32(np.nan)), axis=1)
     steps = steps[np.isfinite(steps)]
-    return float(1.4826 / math.sqrt(2.0) * np.median(np.abs(steps))) if steps.size else 1.0
-
-
-def _on_disk(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
-    """Array on disk, which is gone with it."""
-    with TemporaryFile() as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
+    width = 1.4826 / math.sqrt(2.0) * float(np.median(np.abs(steps))) if steps.size else 0.0
+    return width or 1.0, False

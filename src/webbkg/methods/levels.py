@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from webbkg.exposure import FloatArray, MaskArray
+from webbkg.kernels.level import residual_sums
 
 __all__ = ["LevelFit", "fit_level"]
 
@@ -16,7 +17,7 @@ MIN_PIXELS = 300
 _CLIP = 3.0
 _ROUNDS = 3
 #: Pixels that tell the limits of clipping.
-_SAMPLE = 40_000
+_SAMPLE = 15_000
 
 
 class LevelFit(NamedTuple):
@@ -47,7 +48,7 @@ def fit_level(
     Parameters
     ----------
     data, template : numpy.ndarray
-        Exposure and background, float32, any one shape and unit. NaN is not used.
+        Exposure and background, float32, shape ``(ny, nx)``, any one unit. NaN is not used.
     use : numpy.ndarray
         True where there is no source, same shape.
     multiplicative : bool
@@ -64,29 +65,31 @@ def fit_level(
     about the median. All pixels have the same weight: variances that come from the data give more
     weight to pixels that are low by chance, which biases the level low.
     """
-    good = use & np.isfinite(data) & np.isfinite(template)
-    values, model = data[good], template[good]
-    if values.size < MIN_PIXELS:
-        return LevelFit(1.0 if multiplicative else 0.0, np.nan, np.nan)
     # A sample is enough for the limits of clipping; an odd step does not follow the columns.
-    step = (values.size // _SAMPLE) | 1
-    some, some_model = values[::step], model[::step]
-    level = float(np.median(some) / np.median(some_model)) if multiplicative else 0.0
-    low, high = -np.inf, np.inf
+    step = math.isqrt(data.size // _SAMPLE) | 1
+    sample = np.s_[::step, ::step]
+    good = use[sample] & np.isfinite(data[sample]) & np.isfinite(template[sample])
+    values, model = data[sample][good], template[sample][good]
+    failed = LevelFit(1.0 if multiplicative else 0.0, math.nan, math.nan)
+    if values.size < MIN_PIXELS / step**2:
+        return failed
+    middle = float(np.median(model))
+    level = float(np.median(values)) / middle if multiplicative and middle else 1.0
+    low, high = -math.inf, math.inf
+    residual = values - np.float32(level) * model
     for _ in range(_ROUNDS):
-        residual = some - (level * some_model if multiplicative else some_model)
         kept = residual[(residual >= low) & (residual <= high)]
         centre = float(np.median(kept))
         reach = _CLIP * 1.4826 * float(np.median(np.abs(kept - centre)))
         low, high = centre - reach, centre + reach
-    residual = values - (np.float32(level) * model if multiplicative else model)
-    inside = (residual >= low) & (residual <= high)
-    residual = residual[inside].astype(np.float64)
-    spread = float(residual.std())
+    n, total, square, product, model_square = residual_sums(
+        data, template, use, factor=level, low=low, high=high
+    ).tolist()
+    if n < MIN_PIXELS:
+        return failed
+    spread = math.sqrt(max(square / n - (total / n) ** 2, 0.0))
     if not multiplicative:
-        return LevelFit(float(residual.mean()), spread / math.sqrt(residual.size), spread)
-    weights = model[inside].astype(np.float64)
-    squares = float(weights @ weights)
-    return LevelFit(
-        level + float(residual @ weights) / squares, spread / math.sqrt(squares), spread
-    )
+        return LevelFit(total / n, spread / math.sqrt(n), spread)
+    if not model_square > 0:
+        return failed
+    return LevelFit(level + product / model_square, spread / math.sqrt(model_square), spread)

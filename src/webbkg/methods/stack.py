@@ -161,6 +161,34 @@ class Stack:
                 values[index] = np.nan
         return band
 
+    def load_one(self, index: int, region: Window) -> tuple[FloatArray, FloatArray]:
+        """
+        Load one exposure at the level of the others, integrations combined.
+
+        Parameters
+        ----------
+        index : int
+            The exposure.
+        region : Window
+            Part of the detector.
+
+        Returns
+        -------
+        image, var : numpy.ndarray
+            Image and its variance, float32, shape of the region; NaN where there is no usable
+            value.
+        """
+        one = replace(
+            self,
+            handles=[self.handles[index]],
+            exposures=StackNoise(
+                self.exposures.factors[index : index + 1], self.exposures.offsets[index : index + 1]
+            ),
+            integrations=(self.integrations[index],),
+        )
+        band = one.load(region)
+        return band.values[0].reshape(region.shape), band.variances[0].reshape(region.shape)
+
     def combine(self, region: Window, scratch: Scratch | None = None) -> _Part:
         """
         Combine one region.

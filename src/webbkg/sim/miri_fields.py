@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from webbkg.errors import ParameterError
 from webbkg.exposure import Window
 from webbkg.masks.flags import FLAG_BITS
+from webbkg.masks.regions import MIRI_REGIONS, MIRI_SHAPE
 from webbkg.sim.cameras import Setup
 from webbkg.sim.crds import Reference
 from webbkg.sim.geometry import Pointing
@@ -31,7 +33,6 @@ __all__ = [
     "through",
 ]
 
-MIRI_SHAPE = (1024, 1032)
 #: Relative response below which the flat field flags a pixel.
 DARKEST = 0.5
 
@@ -99,56 +100,21 @@ class FieldRegion:
         return _step(half_x - np.abs(along), edge) * _step(half_y - np.abs(across), edge)
 
 
-#: Corners: the regions MIRIM_ILLUM, MIRIM_KNIFE, MIRIM_SLIT, MIRIM_CORONLYOT and
-#: MIRIM_CORON1065, 1140 and 1550 of the SIAF (PRDOPSSOC-075). The Lyot spot has a radius of
-#: 2.16 arcsec (Boccaletti et al. 2015). Transmissions and offsets are of the right kind, not
-#: measured. Later ones lie on earlier ones.
-MIRI_FIELDS = (
-    FieldRegion(name="imager", label=1, x=(358.5, 1026.5), y=(-0.5, 1023.5), is_imaged=True),
-    FieldRegion(name="knife edge", label=0, x=(348.5, 416.5), y=(316.5, 380.5), transmission=0.004),
-    FieldRegion(name="slit", label=6, x=(303.8, 346.5), y=(297.4, 302.0), transmission=0.9),
-    FieldRegion(
-        name="Lyot",
-        label=2,
-        x=(4.5, 276.5),
-        y=(747.5, 1019.5),
-        transmission=0.92,
-        offset=1.5,
-        is_imaged=True,
-    ),
-    FieldRegion(
-        name="Lyot spot",
-        label=0,
-        x=(121.1, 159.9),
-        y=(864.1, 902.9),
-        is_disc=True,
-        transmission=0.004,
-        offset=1.5,
-    ),
-    FieldRegion(
-        name="4QPM 1065",
-        label=3,
-        x=(10.5, 226.5),
-        y=(23.5, 239.5),
-        transmission=0.78,
-        offset=1.0,
-    ),
-    FieldRegion(
-        name="4QPM 1140",
-        label=4,
-        x=(10.5, 226.5),
-        y=(246.5, 462.5),
-        transmission=0.80,
-        offset=1.2,
-    ),
-    FieldRegion(
-        name="4QPM 1550",
-        label=5,
-        x=(10.5, 226.5),
-        y=(467.5, 683.5),
-        transmission=0.84,
-        offset=0.8,
-    ),
+#: What is seen of the sky in each region of the focal plane: transmissions and offsets are of the
+#: right kind, not measured.
+_SEEN: dict[str, dict[str, Any]] = {
+    "imager": {"is_imaged": True},
+    "knife edge": {"transmission": 0.004},
+    "slit": {"transmission": 0.9},
+    "Lyot": {"transmission": 0.92, "offset": 1.5, "is_imaged": True},
+    "Lyot spot": {"transmission": 0.004, "offset": 1.5},
+    "4QPM 1065": {"transmission": 0.78, "offset": 1.0},
+    "4QPM 1140": {"transmission": 0.80, "offset": 1.2},
+    "4QPM 1550": {"transmission": 0.84, "offset": 0.8},
+}
+#: Later ones lie on earlier ones.
+MIRI_FIELDS = tuple(
+    FieldRegion(**dataclasses.asdict(region), **_SEEN[region.name]) for region in MIRI_REGIONS
 )
 
 
