@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from webbkg._version import __version__
 
 if TYPE_CHECKING:
-    from webbkg.api import average
+    from webbkg.api import average, i4i
     from webbkg.errors import WebbkgError, WebbkgWarning
     from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
     from webbkg.methods.average import AverageParams
+    from webbkg.methods.i4i import I4iParams
     from webbkg.results import Subtraction
     from webbkg.template import Template
 
@@ -23,6 +24,7 @@ __all__ = [
     "AverageParams",
     "Exposure",
     "ExposureHandle",
+    "I4iParams",
     "MemoryHandle",
     "Subtraction",
     "Template",
@@ -31,12 +33,14 @@ __all__ = [
     "Window",
     "__version__",
     "average",
+    "i4i",
 ]
 
 _HOMES = {
     "AverageParams": "webbkg.methods.average",
     "Exposure": "webbkg.exposure",
     "ExposureHandle": "webbkg.exposure",
+    "I4iParams": "webbkg.methods.i4i",
     "MemoryHandle": "webbkg.exposure",
     "Subtraction": "webbkg.results",
     "Template": "webbkg.template",
@@ -44,6 +48,7 @@ _HOMES = {
     "WebbkgWarning": "webbkg.errors",
     "Window": "webbkg.exposure",
     "average": "webbkg.api",
+    "i4i": "webbkg.api",
 }
 
 

@@ -16,13 +16,17 @@ from webbkg.io.files import FileHandle, remarks_on_missing
 from webbkg.methods import average as method
 from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams
+from webbkg.methods.i4i import I4iParams
+from webbkg.methods.i4i import i4i as image_for_image
 from webbkg.methods.inputs import check_inputs
+from webbkg.methods.partners import plan_groups
 from webbkg.results import Subtraction
+from webbkg.sky import SkyMap
 
 if TYPE_CHECKING:
     from stdatamodels.jwst.datamodels import JwstDataModel  # noqa: TID251
 
-__all__ = ["average", "checked", "handle_of"]
+__all__ = ["average", "checked", "handle_of", "i4i"]
 
 #: What an exposure can be given as.
 ExposureLike: TypeAlias = "str | Path | NDArray[Any] | Exposure | ExposureHandle | JwstDataModel"
@@ -109,6 +113,123 @@ def average(
     for text in (*remarks, *result.diagnostics.warnings):
         warnings.warn(text, WebbkgWarning, stacklevel=2)
     return result
+
+
+def i4i(
+    exposures: Sequence[ExposureLike],
+    params: I4iParams | None = None,
+    *,
+    maps: Sequence[SkyMap] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Subtraction, ...]:
+    """
+    Subtract from each image a background made of all the others, with their sources masked.
+
+    Parameters
+    ----------
+    exposures : sequence of path, Exposure, ExposureHandle or data model
+        Dithered images of one detector, filter and sub-array, 2-D, at least 3.
+    params : I4iParams, optional
+        Parameters.
+    maps : sequence of SkyMap, optional
+        Where their pixels are on the sky. Not needed for files: they have a WCS, or the
+        pipeline's assign_wcs gives them one.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    tuple of Subtraction
+        One for each exposure, in order.
+
+    Raises
+    ------
+    InputError
+        If an exposure cannot be used, they do not belong together, have one pointing, or there is
+        no map of one.
+    ParameterError
+        If `params` is not what it should be.
+    NoBackgroundPixelsError
+        If sources cover everything.
+
+    Warns
+    -----
+    WebbkgWarning
+        If something about the result should be known, such as small dithers.
+
+    Notes
+    -----
+    See `webbkg.methods.i4i.i4i` for the formula. ``webbkg i4i`` does the same with files of any
+    number of detectors and filters, calibrates them and makes mosaics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from webbkg import MemoryHandle, i4i
+    >>> from webbkg.sky import TangentMap
+    >>> rng = np.random.default_rng(1)
+    >>> shape = (64, 64)
+    >>> images = [
+    ...     MemoryHandle(
+    ...         rng.normal(20.0, 0.3, shape), err=np.full(shape, 0.3), meta={"EXPMID": 60000.0 + k}
+    ...     )
+    ...     for k in range(5)
+    ... ]
+    >>> maps = [
+    ...     TangentMap(shape, 10.0, 0.0, reference=(32.0 + 9 * k, 32.0), scale=0.1, roll=0.0)
+    ...     for k in range(5)
+    ... ]
+    >>> results = i4i(images, maps=maps)
+    >>> bool(abs(np.nanmedian(results[0].exposure.data)) < 0.05)
+    True
+    """
+    if not isinstance(params, I4iParams | None):
+        raise ParameterError(
+            f"params must be an I4iParams, got {type(params).__name__}; write "
+            "I4iParams(detect_sigma=2.5)"
+        )
+    params = params or I4iParams()
+    if isinstance(exposures, str | Path | np.ndarray) or not isinstance(exposures, Sequence):
+        raise InputError("image-for-image needs a sequence of exposures, at least 3")
+    handles = [handle_of(item) for item in exposures]
+    place = dict(zip(map(id, handles), maps or _maps_of(handles), strict=True))
+    plans = plan_groups(
+        handles,
+        lambda chosen: [place[id(handle)] for handle in chosen],
+        max_days=params.max_days,
+        min_separation=params.min_separation,
+    )
+    if len(plans) > 1:
+        raise InputError(
+            f"the exposures are of {len(plans)} groups ({', '.join(p.group.name for p in plans)}); "
+            "give those of one detector, filter and sub-array at a time"
+        )
+    [plan] = plans
+    errors = [item.error for item in plan.exposures if item.error]
+    if errors:
+        raise InputError("; ".join(errors))
+    partners = [[handles.index(other) for other in item.used] for item in plan.exposures]
+    work = image_for_image(
+        handles, list(place.values()), params, partners=partners, progress=progress
+    )
+    results = tuple(work.subtraction(index) for index in range(len(handles)))
+    found = (text for result in results for text in result.diagnostics.warnings)
+    for text in dict.fromkeys((*plan.warnings, *found)):
+        warnings.warn(text, WebbkgWarning, stacklevel=2)
+    return results
+
+
+def _maps_of(handles: Sequence[ExposureHandle]) -> Sequence[SkyMap]:
+    """Maps of exposures that are files."""
+    for handle in handles:
+        if not isinstance(handle, FileHandle):
+            raise InputError(
+                f"{handle.name}: is no file, so its place on the sky is not known; give maps"
+            )
+    # The pipeline takes seconds to import.
+    from webbkg.pipeline import sky_maps
+
+    return sky_maps([handle.path for handle in handles if isinstance(handle, FileHandle)])
 
 
 def checked(

@@ -10,6 +10,7 @@ PUBLIC = {
     "AverageParams",
     "Exposure",
     "ExposureHandle",
+    "I4iParams",
     "MemoryHandle",
     "Subtraction",
     "Template",
@@ -18,6 +19,7 @@ PUBLIC = {
     "Window",
     "__version__",
     "average",
+    "i4i",
 }
 
 HEAVY = ("numpy", "scipy", "astropy", "stdatamodels", "jwst", "numba", "asdf", "matplotlib")

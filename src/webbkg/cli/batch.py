@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from webbkg.api import checked
+from webbkg.cli.console import Bar, Console, progress_bar
 from webbkg.errors import (
     InputError,
     NoBackgroundPixelsError,
@@ -21,7 +19,7 @@ from webbkg.errors import (
 )
 from webbkg.exposure import ExposureHandle
 from webbkg.io.associations import read_association
-from webbkg.io.atomic import check_free, make_directory
+from webbkg.io.atomic import check_free, make_directory, removing_empty
 from webbkg.io.files import FileHandle
 from webbkg.io.products import product_stem, write_combined_background, write_product
 from webbkg.io.provenance import Provenance
@@ -163,11 +161,9 @@ def run(
     work = _Work(params, overwrite=overwrite, force=force, verbosity=verbosity)
     if dry_run:
         return sum(not work.dry(job) for job in jobs)
-    visible = verbosity >= 0 and sys.stderr.isatty()
-    new = [path for path in (output, *output.parents) if not path.exists()]
-    try:
+    with removing_empty(output):
         make_directory(output)
-        with _progress_bar(len(jobs), visible=visible) as bar:
+        with progress_bar(len(jobs), verbosity) as bar:
             entries = []
             for index, job in enumerate(jobs, start=1):
                 entries.append(work.do(job, bar))
@@ -185,11 +181,6 @@ def run(
             overwrite=overwrite,
         )
         work.say(f"report: {report}")
-    finally:
-        # Where nothing was written, nothing is left behind: these go only while they are empty.
-        with contextlib.suppress(OSError):
-            for path in new:
-                path.rmdir()
     return len(entries) - len(done)
 
 
@@ -205,28 +196,18 @@ def _refuse_inputs(jobs: Sequence[Job]) -> None:
                 )
 
 
-class _Work:
+class _Work(Console):
     """Doing jobs one after another; what they share is opened and combined once."""
 
     def __init__(
         self, params: AverageParams, *, overwrite: bool, force: bool, verbosity: int
     ) -> None:
+        super().__init__(verbosity)
         self._params = params
         self._overwrite = overwrite
         self._force = force
-        self._verbosity = verbosity
         self._handles: dict[Path, FileHandle] = {}
         self._combined: tuple[object, CombinedBackground] | None = None
-
-    def say(self, text: str, level: int = 0) -> None:
-        """Print a line if the user wants that much."""
-        if self._verbosity >= level:
-            click.echo(text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning."""
-        if self._verbosity >= 0:
-            click.echo(f"webbkg: warning: {text}", err=True)
 
     def dry(self, job: Job) -> bool:
         """Check a job and say what would be done."""
@@ -242,7 +223,7 @@ class _Work:
         self.say(f"{science.name} -> {product}: {len(backgrounds)} backgrounds ({names})")
         return True
 
-    def do(self, job: Job, bar: _Bar) -> ReportEntry:
+    def do(self, job: Job, bar: Bar) -> ReportEntry:
         """Do a job; an error of its data is told and recorded."""
         try:
             entry = self._subtract(job, bar.advance)
@@ -354,41 +335,3 @@ def _summary(entry: ReportEntry) -> str:
         f"{numbers['level']:.4g} {numbers['unit']}, noise {numbers['noise_before']:.3g} before, "
         f"{numbers['noise_after']:.3g} after, {numbers['noise_expected']:.3g} expected"
     )
-
-
-class _Bar:
-    """A progress bar that steps aside for messages."""
-
-    def __init__(self, bar: Any, total: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("subtracting", total=total)
-
-    def advance(self, fraction: float) -> None:
-        """Move on by a fraction of an exposure."""
-        self._bar.advance(self._task, fraction)
-
-    def complete(self, n_jobs: int) -> None:
-        """Move to where this many exposures are done."""
-        self._bar.update(self._task, completed=n_jobs)
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the bar off the terminal while a message is written."""
-        if self._bar.disable:
-            yield
-            return
-        self._bar.stop()
-        try:
-            yield
-        finally:
-            self._bar.start()
-
-
-@contextlib.contextmanager
-def _progress_bar(n_jobs: int, *, visible: bool) -> Iterator[_Bar]:
-    """Show a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not visible) as bar:
-        yield _Bar(bar, n_jobs)

@@ -70,13 +70,13 @@ def _residual_sums(data, template, use, factor, low, high, sums):
             residual = data[y, x] - factor * value
             # Without a branch: NaN is inside no limits.
             inside = use[y, x] & (residual >= low) & (residual <= high)
-            residual = residual if inside else 0.0
-            value = value if inside else 0.0
+            kept = residual if inside else 0.0
+            under = value if inside else 0.0
             n += 1.0 if inside else 0.0
-            total += residual
-            square += residual * residual
-            product += residual * value
-            model += value * value
+            total += kept
+            square += kept * kept
+            product += kept * under
+            model += under * under
         sums[0] += n
         sums[1] += total
         sums[2] += square

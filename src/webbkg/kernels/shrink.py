@@ -272,7 +272,7 @@ def measure_power(sample: Sample, special: Mask) -> Power:
     bins, n_modes = _modes(special.shape)
     product = _transform(pattern) * _transform(off)
     total = np.bincount(bins.reshape(-1), product.reshape(-1), minlength=n_modes.size)
-    return Power(total, float(np.count_nonzero(seen)) / seen.size)
+    return Power(np.asarray(total, np.float64), float(np.count_nonzero(seen)) / seen.size)
 
 
 def pattern_of(powers: Sequence[Power], special: Mask, edges: Mask) -> Pattern | None:

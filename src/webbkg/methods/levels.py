@@ -15,9 +15,9 @@ __all__ = ["LevelFit", "fit_level"]
 #: Fewer pixels of a region do not tell its level: that of the largest region is taken.
 MIN_PIXELS = 300
 _CLIP = 3.0
-_ROUNDS = 3
+_ROUNDS = 2
 #: Pixels that tell the limits of clipping.
-_SAMPLE = 15_000
+_SAMPLE = 8_000
 
 
 class LevelFit(NamedTuple):

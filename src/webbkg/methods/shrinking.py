@@ -24,7 +24,7 @@ from webbkg.masks.regions import region_map
 from webbkg.methods.stack import Stack, StackMean
 from webbkg.parallel import run_tasks
 
-__all__ = ["Box", "measure_patterns", "region_boxes", "shrink_mean"]
+__all__ = ["MIN_REGION", "Box", "measure_patterns", "region_boxes", "shrink_mean"]
 
 #: Bounding box of a region, and its pixels in that box.
 Box: TypeAlias = tuple[tuple[slice, slice], MaskArray]

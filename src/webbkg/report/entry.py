@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from webbkg.exposure import Exposure, FloatArray
+from webbkg.exposure import Exposure, FloatArray, MaskArray
 from webbkg.report.figures import View, draw_histogram, draw_images, draw_profiles, png_of
 from webbkg.results import Subtraction
 from webbkg.validate.blank_sky import blank_sky, measure_blank_sky
@@ -63,7 +63,9 @@ class ReportEntry:
     figures: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def entry_of(subtraction: Subtraction, *, products: Mapping[str, str]) -> ReportEntry:
+def entry_of(
+    subtraction: Subtraction, *, products: Mapping[str, str], blank: MaskArray | None = None
+) -> ReportEntry:
     """
     Measure and draw a subtraction; of a time series the middle integration.
 
@@ -73,6 +75,9 @@ def entry_of(subtraction: Subtraction, *, products: Mapping[str, str]) -> Report
         Result of a method. Only one integration of it is loaded, and no array is kept.
     products : mapping
         File name of each product by its label.
+    blank : numpy.ndarray, optional
+        True = blank sky, usable before and after, bool, shape ``(ny, nx)``; found in the result
+        if not given.
 
     Returns
     -------
@@ -82,7 +87,8 @@ def entry_of(subtraction: Subtraction, *, products: Mapping[str, str]) -> Report
     n_integrations = subtraction.science.n_integrations
     index = (n_integrations or 1) // 2
     before, after = subtraction.science.load_integration(index), subtraction.plane(index)
-    blank = blank_sky(before, after)
+    if blank is None:
+        blank = blank_sky(before, after)
     sky = measure_blank_sky(before, after, blank=blank)
     found = subtraction.diagnostics
     view = View(

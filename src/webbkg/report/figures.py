@@ -11,7 +11,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -44,12 +46,14 @@ FIGURE_NOTES = MappingProxyType(
 )
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
-_SCIENCE, _BACKGROUND, _RESULT = "#d55e00", "#0072b2", "#000000"
-_NO_VALUE = "#c0143c"
+SCIENCE, BACKGROUND, RESULT = "#d55e00", "#0072b2", "#000000"
+NO_VALUE = "#c0143c"
 _DPI = 100
-_MAX_SHOWN = 300  # pixels along an axis of an image
+MAX_SHOWN = 300  # pixels along an axis of an image
 _MAX_COLOURS = 128
 _MIN_PROFILE_PIXELS = 20
+#: A range so much longer than that without its extremes is one of spikes.
+_SPIKES = 3.0
 _STRETCH = 5.0
 
 
@@ -102,35 +106,24 @@ def draw_images(view: View) -> Figure:
         Figure with detector coordinates, 0-based, origin at the lower left.
     """
     ny, nx = view.window.shape
-    wide = nx > 2 * ny
-    figure = _new_figure(*_image_size(ny, nx, wide=wide))
+    wide = is_wide(view.window)
+    figure = new_figure(*_image_size(ny, nx, wide=wide))
     axes = figure.subplots(
         3 if wide else 1, 1 if wide else 3, sharex=True, sharey=True, squeeze=False
     ).ravel()
-    step = math.ceil(max(ny, nx) / _MAX_SHOWN)
+    step = math.ceil(max(ny, nx) / MAX_SHOWN)
     level = view.level if math.isfinite(view.level) else 0.0
     shown = [
         block_mean(view.science - np.float32(level), step),
         block_mean(view.background - np.float32(level), step),
         block_mean(view.result, step),
     ]
-    limit = _stretch([shown[0], shown[2]], block_mean(view.blank.astype(np.float32), step))
-    colours = mpl.colormaps["gray"].resampled(_MAX_COLOURS).with_extremes(bad=_NO_VALUE)
+    limit = stretch([shown[0], shown[2]], block_mean(view.blank.astype(np.float32), step))
+    colours = mpl.colormaps["gray"].resampled(_MAX_COLOURS).with_extremes(bad=NO_VALUE)
     titles = (f"science minus {level:.4g}", f"background minus {level:.4g}", "result")
     for panel, image, title in zip(axes, shown, titles, strict=True):
-        drawn = panel.imshow(
-            image,
-            cmap=colours,
-            vmin=-limit,
-            vmax=limit,
-            origin="lower",
-            interpolation="nearest",
-            extent=_extent(view.window, image.shape, step),
-            aspect="auto" if wide else "equal",
-        )
+        drawn = show(panel, image, view.window, step, colours, -limit, limit)
         panel.set_title(title, fontsize=11)
-        panel.set_xlim(view.window.x0 - 0.5, view.window.x1 - 0.5)
-        panel.set_ylim(view.window.y0 - 0.5, view.window.y1 - 0.5)
     for panel in axes if wide else axes[:1]:
         panel.set_ylabel("y [pixel]")
     for panel in axes[2:] if wide else axes:
@@ -155,13 +148,13 @@ def draw_histogram(view: View) -> Figure:
     matplotlib.figure.Figure
         Figure; it says so if too few pixels are blank.
     """
-    figure = _new_figure(5.8, 3.4)
+    figure = new_figure(5.8, 3.4)
     axes = figure.subplots()
     numbers = view.metrics
     if not math.isfinite(numbers.noise_after):
-        return _say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
+        return say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
     if numbers.noise_after == 0.0:
-        return _say(figure, axes, "most blank pixels have one and the same value")
+        return say(figure, axes, "most blank pixels have one and the same value")
     widths = (numbers.noise_before, numbers.noise_after, numbers.noise_expected)
     # A before much wider than the after would squeeze the curve that matters into a line.
     limit = 5.0 * min(np.nanmax(widths), 3.0 * numbers.noise_after)
@@ -171,9 +164,9 @@ def draw_histogram(view: View) -> Figure:
         (
             view.science[view.blank] - numbers.level_before,
             f"science minus {numbers.level_before:.4g}: rms {numbers.noise_before:.3g}",
-            _SCIENCE,
+            SCIENCE,
         ),
-        (view.result[view.blank], f"result: rms {numbers.noise_after:.3g}", _RESULT),
+        (view.result[view.blank], f"result: rms {numbers.noise_after:.3g}", RESULT),
     )
     for values, label, colour in curves:
         counts = np.histogram(values, edges)[0] / (values.size * (edges[1] - edges[0]))
@@ -182,7 +175,7 @@ def draw_histogram(view: View) -> Figure:
         x = np.linspace(-limit, limit, 400)
         sigma = numbers.noise_expected
         density = np.exp(-0.5 * (x / sigma) ** 2) / (sigma * math.sqrt(2.0 * math.pi))
-        axes.plot(x, density, "--", color=_BACKGROUND, lw=1.6, label=f"expected: rms {sigma:.3g}")
+        axes.plot(x, density, "--", color=BACKGROUND, lw=1.6, label=f"expected: rms {sigma:.3g}")
     axes.axvline(0.0, color="0.6", lw=0.8, zorder=0)
     axes.set(xlim=(-limit, limit), xlabel=view.unit, ylabel="density of blank pixels", yticks=[])
     axes.set_ylim(bottom=0.0)
@@ -204,18 +197,18 @@ def draw_profiles(view: View) -> Figure:
     matplotlib.figure.Figure
         Figure; it says so if too few pixels are blank.
     """
-    figure = _new_figure(12.0, 3.4)
+    figure = new_figure(12.0, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
     numbers = view.metrics
     if not math.isfinite(numbers.noise_after):
         for axes in (left, right):
-            _say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
+            say(figure, axes, f"{numbers.n_pixels} blank pixels are too few")
         return figure
     curves = (
-        ("science", view.science - np.float32(numbers.level_before), _SCIENCE, 1.0),
+        ("science", view.science - np.float32(numbers.level_before), SCIENCE, 1.0),
         # The same constant as of the science: the result is the distance of the two curves.
-        ("background", view.background - np.float32(numbers.level_before), _BACKGROUND, 1.0),
-        ("result", view.result, _RESULT, 1.2),
+        ("background", view.background - np.float32(numbers.level_before), BACKGROUND, 1.0),
+        ("result", view.result, RESULT, 1.2),
     )
     sides = ((left, 1, view.window.y0, "row y"), (right, 0, view.window.x0, "column x"))
     for axes, axis, first, name in sides:
@@ -231,6 +224,7 @@ def draw_profiles(view: View) -> Figure:
             profile = _profile(image, view.blank, axis)
             axes.plot(place, profile, color=colour, lw=width, label=label, alpha=0.85)
         axes.set(xlim=(place[0] - 0.5, place[-1] + 0.5), xlabel=f"{name} [pixel]")
+    _cut_spikes(left, right)
     left.set_ylabel(f"median [{view.unit}]")
     figure.legend(
         *left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
@@ -262,8 +256,39 @@ def png_of(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty white figure; width and height in inches."""
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+
+
+def is_wide(window: Window) -> bool:
+    """Whether panels of a window are drawn above each other."""
+    return window.nx > 2 * window.ny
+
+
+def show(
+    panel: Axes,
+    image: FloatArray,
+    window: Window,
+    step: int,
+    colours: Colormap,
+    low: float,
+    high: float,
+) -> AxesImage:
+    """Draw means of blocks in detector coordinates."""
+    drawn = panel.imshow(
+        image,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        origin="lower",
+        interpolation="nearest",
+        extent=extent(window, image.shape, step),
+        aspect="auto" if is_wide(window) else "equal",
+    )
+    panel.set_xlim(window.x0 - 0.5, window.x1 - 0.5)
+    panel.set_ylim(window.y0 - 0.5, window.y1 - 0.5)
+    return drawn
 
 
 def _image_size(ny: int, nx: int, *, wide: bool) -> tuple[float, float]:
@@ -275,7 +300,7 @@ def _image_size(ny: int, nx: int, *, wide: bool) -> tuple[float, float]:
     return 3.0 * width + 1.5, min(3.6 * ny / nx, 6.5) + 0.9
 
 
-def _stretch(images: list[FloatArray], blank: FloatArray) -> float:
+def stretch(images: list[FloatArray], blank: FloatArray) -> float:
     """Half-width of the stretch from the blocks that are mostly blank sky."""
     widths = []
     for image in images:
@@ -289,7 +314,7 @@ def _stretch(images: list[FloatArray], blank: FloatArray) -> float:
     return max(widths, default=0.0) or 1.0
 
 
-def _extent(window: Window, shape: tuple[int, ...], step: int) -> tuple[float, float, float, float]:
+def extent(window: Window, shape: tuple[int, ...], step: int) -> tuple[float, float, float, float]:
     """Edges of the drawn blocks in detector pixels; the last blocks may reach beyond."""
     x0, y0 = window.x0 - 0.5, window.y0 - 0.5
     return x0, x0 + shape[1] * step, y0, y0 + shape[0] * step
@@ -307,7 +332,31 @@ def _profile(image: FloatArray, blank: MaskArray, axis: int) -> NDArray[np.float
     )
 
 
-def _say(figure: Figure, axes: Axes, words: str) -> Figure:
+def _cut_spikes(*panels: Axes) -> None:
+    """Limit the axis of profiles where dark edges of science and background would flatten it."""
+    before, after = (
+        np.concatenate(
+            [
+                np.asarray(line.get_ydata(), np.float64)
+                for panel in panels
+                for line in panel.lines
+                if (line.get_label() == "result") == is_result
+            ]
+        )
+        for is_result in (False, True)
+    )
+    curves = before[np.isfinite(before)]
+    if not curves.size:
+        return
+    low, high = np.percentile(curves, (2.0, 98.0))
+    low, high = min(low, np.nanmin(after)), max(high, np.nanmax(after))
+    if np.ptp(curves) > _SPIKES * (high - low) > 0.0:
+        margin = 0.25 * (high - low)
+        panels[0].set_ylim(low - margin, high + margin)
+
+
+def say(figure: Figure, axes: Axes, words: str) -> Figure:
+    """Draw words where there is nothing else to draw."""
     axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
     axes.set_axis_off()
     return figure

@@ -79,7 +79,7 @@ def write_report(
         ``integration_shown`` (0-based, null for 2-D), the one that was measured;
       - ``backgrounds`` (names) and what the method noticed: ``n_backgrounds``, ``clip_rule``,
         ``n_used_mean``, ``clipped_fraction``, ``disputed_fraction``, ``coverage``, ``level``,
-        ``noise_factors``, ``level_offsets``;
+        ``noise_factors``, ``level_offsets``, ``pattern_rms``;
       - the blank sky: ``level_before``, ``level_after``, ``level_after_error``,
         ``noise_before``, ``noise_after``, ``noise_expected``, ``blank_fraction``,
         ``n_pixels``, and ``noise_ratio`` (after over expected);
@@ -87,42 +87,88 @@ def write_report(
         background that the result still has (null if it is too even);
       - ``verdict`` (``clean`` or ``look``) and ``verdict_reasons``.
     """
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {
+    content = {"exposures": [record(entry) for entry in entries]}
+    return write_page(
+        directory,
+        "report.html",
+        content,
+        {
+            "entries": entries,
+            "counts": count_verdicts(entries),
+            "notes": FIGURE_NOTES,
+        },
+        title=title,
+        parameters=parameters,
+        command=command,
+        overwrite=overwrite,
+    )
+
+
+def write_page(
+    directory: Path,
+    template: str,
+    content: Mapping[str, Any],
+    shown: Mapping[str, Any],
+    *,
+    title: str,
+    parameters: Mapping[str, Any],
+    command: str,
+    overwrite: bool,
+) -> Path:
+    """
+    Write a page and its ``metrics.json``.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        Existing directory.
+    template : str
+        Name of the page's template.
+    content : mapping
+        What ``metrics.json`` holds after version, time, command and parameters.
+    shown : mapping
+        What the template needs but for these.
+    title : str
+        Heading of the page.
+    parameters : mapping
+        Parameters of the method by name.
+    command : str
+        What was run.
+    overwrite : bool
+        Whether files of these names may be replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The HTML file.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and may not be replaced, or cannot be written.
+    """
+    head = {
         "webbkg": version("webbkg"),
-        "created": created,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "parameters": parameters,
-        "exposures": [_record(entry) for entry in entries],
+        "parameters": _plain(parameters),
     }
     page, metrics = directory / REPORT_NAME, directory / METRICS_NAME
     with (
         replacing(metrics, overwrite=overwrite) as metrics_part,
         replacing(page, overwrite=overwrite) as page_part,
     ):
-        text = json.dumps(_plain(content), indent=1, allow_nan=False)
+        text = json.dumps(_plain({**head, **content}), indent=1, allow_nan=False)
         metrics_part.write_text(text + "\n", encoding="utf-8")
         # Streamed: the figures of hundreds of exposures are never one string.
-        stream = (
-            _environment()
-            .get_template("report.html")
-            .generate(
-                title=title,
-                entries=entries,
-                counts=Counter(_verdict(entry) for entry in entries),
-                parameters=_plain(parameters),
-                command=command,
-                created=created,
-                version=content["webbkg"],
-                notes=FIGURE_NOTES,
-            )
-        )
+        stream = _environment().get_template(template).generate(title=title, **head, **shown)
         with page_part.open("w", encoding="utf-8", errors="replace") as file:
             file.writelines(stream)
     return page
 
 
-def _record(entry: ReportEntry) -> dict[str, Any]:
+def record(entry: ReportEntry) -> dict[str, Any]:
+    """Give what ``metrics.json`` holds of an exposure."""
     return {
         "name": entry.name,
         "status": entry.status,
@@ -157,12 +203,17 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, percent=_percent, png=_data_uri, link=_link, verdict=_verdict
+        number=_number, percent=_percent, png=_data_uri, link=_link, verdict=verdict
     )
     return environment
 
 
-def _verdict(entry: ReportEntry) -> str:
+def count_verdicts(entries: Iterable[ReportEntry]) -> Counter[str]:
+    """Count verdicts, or status where there is none."""
+    return Counter(verdict(entry) for entry in entries)
+
+
+def verdict(entry: ReportEntry) -> str:
     """``clean`` or ``look`` for a complete exposure, else its status in small letters."""
     return str(entry.metrics.get("verdict", entry.status.lower()))
 

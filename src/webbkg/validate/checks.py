@@ -36,6 +36,10 @@ VALIDATIONS = {
         "webbkg.validate.miri_imaging",
         "Dedicated backgrounds of MIRI images, from ramps, against a known truth.",
     ),
+    "miri-i4i": (
+        "webbkg.validate.miri_i4i",
+        "Backgrounds of MIRI images from their own dithers, against a known truth.",
+    ),
 }
 
 
