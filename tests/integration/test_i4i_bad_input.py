@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from astropy.io import fits
 from cli_helpers import Cli, Ran, tree
 from i4i_cli_helpers import copied, edit, observe
 
+from webbkg.errors import NoBackgroundPixelsError
+from webbkg.exposure import MemoryHandle
 from webbkg.io.i4i_files import Layout
+from webbkg.jobs.pieces import check_masks
 from webbkg.jobs.state import STATE_NAME, locked
+from webbkg.pipeline import sky_maps
 from webbkg.sim import ObservationFiles, local_crds
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_steps", "references"),
-    pytest.mark.filterwarnings("ignore:'get_cache_lock' is deprecated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("quick_steps", "references")
 
 GROUP = "jw09999_obs001_MIRI_F770W"
 NAMES = [f"jw09999001001_02101_0000{k}_mirimage_rate.fits" for k in range(1, 5)]
@@ -33,6 +35,7 @@ FEW = (
     f"webbkg: warning: {GROUP}: backgrounds from as few as 3 other exposures, whose noise alone "
     "adds up to 15 % to that of the result; 5 dithers or more are better"
 )
+FEW_OF_2 = FEW.replace("as 3 other", "as 2 other").replace("15 %", "22 %")
 
 
 @pytest.fixture(scope="module")
@@ -195,30 +198,157 @@ def test_dates_are_missing(refused: Callable[..., str], science: list[Path]) -> 
     )
 
 
-def test_an_exposure_goes_away(
-    cli: Cli, science: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hardly_a_pixel_is_blank() -> None:
+    """What is blank where no sky is seen does not count."""
+    handles = [MemoryHandle(np.zeros((10, 20)), name=name) for name in ("a", "b")]
+    lit = np.ones((10, 20), np.bool_)
+    lit[:2] = False
+    most = lit.copy()
+    most[2, :4] = False
+    assert check_masks([most, ~lit], handles, lit) == [
+        "a: sources cover 98 % of it, so that its level is in doubt"
+    ]
+    assert check_masks([most, most], handles) == []
+    with pytest.raises(NoBackgroundPixelsError) as caught:
+        check_masks([most, lit], handles, lit)
+    assert str(caught.value) == (
+        "a, b: sources cover 97 % of them or more, so that no background is left; raise "
+        "--detect-sigma, or give a dedicated background to webbkg average"
+    )
+
+
+def test_a_galaxy_fills_the_frame(cli: Cli, science: list[Path], tmp_path: Path) -> None:
+    """Detection leaves nothing that could tell the background."""
+    maps = sky_maps(science)
+    ra, dec = maps[0].to_sky(68.0, 64.0)
+    for path, sky in zip(science, maps, strict=True):
+        with fits.open(path, mode="update") as hdus:
+            y, x = np.indices(hdus["SCI"].shape, dtype=float)
+            east, north = sky.to_sky(x, y)
+            radius = np.hypot((east - ra) * np.cos(np.radians(dec)), north - dec) * 3600 / 0.11
+            hdus["SCI"].data += (4e3 * np.exp(-radius / 30.0)).astype(np.float32)
+    out = tmp_path / "out"
+    ran = cli("i4i", *science, "-o", out, "--no-stage2")
+    assert ran.code == 1
+    assert re.fullmatch(
+        rf"webbkg: {', '.join(NAMES)}: sources cover (every pixel|9[7-9] % of them or more), so "
+        "that no background is left; raise --detect-sigma, or give a dedicated background to "
+        "webbkg average",
+        ran.err.splitlines()[-1],
+    )
+    assert not list(out.rglob("*.fits"))
+
+
+@pytest.mark.real
+def test_dates_are_missing_where_a_wcs_is_not(cli: Cli, shared_data: Path, tmp_path: Path) -> None:
+    """A dither of real exposures: that their time is unknown is told, and they are used."""
+    real = sorted((shared_data / "ami").glob("jw01093014*_cal.fits"))
+    cals = copied(tuple(real), tmp_path / "in")
+    for path in cals:
+        edit(path, "EXPSTART", "EXPMID", "MJD-AVG", "DATE-OBS", "TIME-OBS", "DATE-BEG")
+    out = tmp_path / "out"
+    # They are 0.4 px apart, which is no matter here.
+    small = ("--min-separation", 0, "--iterations", 0)
+    ran = cli("i4i", *cals, "-o", out, "--no-stage2", "--max-days", 0.001, *small)
+    [group] = json.loads((out / "metrics.json").read_text())["groups"]
+    names = [path.name for path in cals]
+    assert len(names) == 5
+    warning = (
+        f"{group['name']}: --max-days is not applied to 5 of 5 exposures, which have no date "
+        f"(EXPMID, EXPSTART or DATE-OBS): {', '.join(names)}"
+    )
+    assert f"webbkg: warning: {warning}" in ran.err.splitlines()
+    assert warning in group["warnings"]
+    assert [entry["name"] for entry in group["exposures"]] == names
+    assert {entry["status"] for entry in group["exposures"]} == {"COMPLETE"}
+    assert ran.code == 0
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, path: Path, stage: str) -> None:
+    """Remove a file in the middle of a stage, before what it writes is written."""
     import webbkg.jobs.group as group
 
-    write = group.seed_of_run
+    name = {"seed": "seed_of_run", "mask": "write_masked_rate", "merge": "write_background"}[stage]
+    write = getattr(group, name)
 
-    def lose(*words: Any, **more: Any) -> None:
+    def losing(*words: Any, **more: Any) -> None:
+        path.unlink(missing_ok=True)
         write(*words, **more)
-        science[2].unlink()
 
-    monkeypatch.setattr(group, "seed_of_run", lose)
-    words = ("i4i", *science, "-o", tmp_path / "out", "--no-stage2")
-    ran = cli(*words)
+    monkeypatch.setattr(group, name, losing)
+
+
+@pytest.mark.parametrize("stage", ["seed", "mask", pytest.param("merge", marks=pytest.mark.slow)])
+def test_an_exposure_goes_away(
+    cli: Cli, science: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The others go on without it: nothing that is left was made of it."""
+    out = tmp_path / "out"
+    lose(monkeypatch, science[2], stage)
+    ran = cli("i4i", *science, "-o", out, "--no-stage2", "--keep-intermediate")
     assert ran.code == 1
-    assert ran.err.splitlines() == [FEW, f"webbkg: {science[2]}: no such file"]
-    done = json.loads((tmp_path / "out" / STATE_NAME).read_text())["done"]
-    assert set(done) == {f"{GROUP}/seed"}
-    assert not (tmp_path / "out" / "metrics.json").exists()
+    reason = f"{science[2]}: went away while the job ran, and is left out"
+    # Three exposures of a frame that small may leave one without blank sky.
+    told = [line for line in ran.err.splitlines() if "its level is in doubt" not in line]
+    assert told == [FEW, f"webbkg: warning: {reason}", FEW_OF_2]
+    [group] = json.loads((out / "metrics.json").read_text())["groups"]
+    skipped = [entry for entry in group["exposures"] if entry["status"] != "COMPLETE"]
+    assert [(one["name"], one["error"]) for one in skipped] == [(NAMES[2], reason)]
+    layout = Layout(out)
+    for path in science:
+        is_left = path != science[2]
+        assert layout.subtracted(path).exists() == is_left
+        assert layout.masked_rate(path).exists() == is_left
+        if is_left:
+            assert NAMES[2][:-10] not in layout.merged_list(path).read_text()
+    assert not (out / NAMES[2].removesuffix("_rate.fits")).exists()
+    with fits.open(layout.merged_rate(science[0])) as hdus:
+        rows = hdus["WEBBKG"].data
+        used = [row["NAME"] for row in rows if row["ROLE"] == "background"]
+        assert used == [NAMES[1], NAMES[3]]
+        assert 1 <= hdus["COVERAGE"].data.max() <= 2
 
 
-def test_output_is_a_file(refused: Callable[..., str], science: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
-    assert refused(*science, out=tmp_path / "taken").startswith(f"webbkg: {tmp_path / 'taken'}")
+def test_too_many_exposures_go_away(
+    cli: Cli, science: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    lose(monkeypatch, science[2], "seed")
+    ran = cli("i4i", *science[:3], "-o", out, "--no-stage2")
+    assert ran.code == 1
+    assert ran.err.splitlines() == [
+        FEW_OF_2,
+        f"webbkg: warning: {science[2]}: went away while the job ran, and is left out",
+        (
+            f"webbkg: {GROUP}: 2 exposures of 3 that can be used, needed are 3 or more, as each "
+            "one's background is built from at least 2 others; give more and wider dithers, or a "
+            "dedicated background to webbkg average"
+        ),
+    ]
+    assert json.loads((out / STATE_NAME).read_text())["done"] == {}
+    assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("stage", [(), ("seed",)])
+def test_output_cannot_be_written(
+    refused: Callable[..., str], science: list[Path], tmp_path: Path, stage: tuple[str, ...]
+) -> None:
+    words = [*stage, a_mosaic(tmp_path / "m_i2d.fits", science[0])] if stage else [*science]
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    folder = taken / "calibrated3_mosaics" if stage else taken
+    reason = "Not a directory" if stage else "File exists"
+    assert refused(*words, out=taken) == (
+        f"webbkg: {folder}: not a directory that can be written to ({reason}); choose another "
+        "with -o"
+    )
+    # Nobody can write there, not even root, for whom permissions are nothing.
+    system = Path("/proc/self/webbkg")
+    folder = system / "calibrated3_mosaics" if stage else system
+    assert refused(*words, out=system) == (
+        f"webbkg: {folder}: not a directory that can be written to (No such file or directory); "
+        "choose another with -o"
+    )
 
 
 def test_no_reference_files(

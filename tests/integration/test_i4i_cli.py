@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +27,7 @@ from webbkg.masks.flags import DO_NOT_USE
 from webbkg.sim import ObservationFiles, local_crds
 from webbkg.sim.crds import environment
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_steps", "references"),
-    pytest.mark.filterwarnings("ignore:'get_cache_lock' is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Failed to achieve requested SIP"),
-]
+pytestmark = pytest.mark.usefixtures("quick_steps", "references")
 
 GROUP = "jw09999_obs001_MIRI_F770W"
 STEM = "jw09999001001_02101_0000{}_mirimage"
@@ -259,40 +256,6 @@ def test_a_killed_run_goes_on(
 
 
 @pytest.mark.slow
-def test_groups_are_done_apart(cli: Cli, observed: ObservationFiles, tmp_path: Path) -> None:
-    others = copied(observed.science[:3], tmp_path / "other")
-    others = [path.rename(path.with_name(path.name.replace("02101", "02103"))) for path in others]
-    for path in others:
-        edit(path, FILTER="F1000W")
-    alone = copied(observed.science[3:], tmp_path / "alone")[0]
-    alone = edit(
-        alone.rename(alone.with_name(alone.name.replace("02101", "02105"))), FILTER="F560W"
-    )
-    out = tmp_path / "out"
-    words = [*observed.science, *others, alone]
-    with pytest.MonkeyPatch.context() as patch:
-        # The reference files at hand are those of one filter.
-        patch.setattr("webbkg.pipeline.assign._IDENTITY_OF", {})
-        ran = cli("i4i", *words, "-o", out, "--no-stage2")
-    assert ran.code == 1
-    groups = json.loads((out / "metrics.json").read_text())["groups"]
-    assert [group["name"] for group in groups] == [
-        GROUP,
-        GROUP.replace("F770W", "F1000W"),
-        GROUP.replace("F770W", "F560W"),
-    ]
-    assert [len(group["exposures"]) for group in groups] == [4, 3, 0]
-    assert groups[2]["error"] == (
-        "jw09999_obs001_MIRI_F560W: one exposure, needed are 3 or more, as each one's background "
-        "is built from at least 2 others; give more and wider dithers, or a dedicated background "
-        "to webbkg average"
-    )
-    assert f"webbkg: {groups[2]['error']}" in ran.err.splitlines()
-    assert all(Layout(out).subtracted(path).exists() for path in (*observed.science, *others))
-    assert not Layout(out).masked_rate(others[0]).exists()
-
-
-@pytest.mark.slow
 def test_injected_sources_keep_their_flux(
     cli: Cli, observed: ObservationFiles, tmp_path: Path
 ) -> None:
@@ -371,6 +334,114 @@ def test_calibrated_and_mosaics(cli: Cli, observed: ObservationFiles, tmp_path: 
         fits.getdata(tmp_path / f"m/{GROUP}_i2d.fits", "SCI"),
         fits.getdata(layout.mosaic_after(GROUP), "SCI"),
     )
+
+
+def test_subtract_alone_without_the_pipeline(
+    cli: Cli,
+    whole: Path,
+    observed: ObservationFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it writes of the files is what the whole job writes of arrays."""
+    for name in ("CRDS_PATH", "CRDS_SERVER_URL"):
+        monkeypatch.delenv(name)
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    layout = Layout(out)
+    for path in observed.science:
+        layout.subtracted(path).unlink()
+        asn = layout.association(path)
+        asn.write_text(asn.read_text().replace(str(whole.resolve()), str(out.resolve())))
+    ran = cli("i4i", "subtract", out, "--no-stage2")
+    assert ran.code == 0, ran.err
+    assert ran.out.split() == [str(layout.subtracted(path).resolve()) for path in observed.science]
+    for path in observed.science:
+        with (
+            fits.open(Layout(whole).subtracted(path)) as first,
+            fits.open(layout.subtracted(path)) as second,
+        ):
+            assert [hdu.name for hdu in first] == [hdu.name for hdu in second]
+            for name in ("SCI", "ERR", "DQ", "VAR_BKG"):
+                assert_array_equal(first[name].data, second[name].data)
+                assert first[name].header.get("BUNIT") == second[name].header.get("BUNIT")
+            assert second[0].header["S_BKDSUB"] == "COMPLETE"
+            words = [key for key in first[0].header if key.startswith("WB_")]
+            assert len(words) > 8
+            assert [first[0].header[key] for key in words] == [
+                second[0].header[key] for key in words
+            ]
+            assert_array_equal(first["WEBBKG"].data, second["WEBBKG"].data)
+    again = cli("i4i", "subtract", out, "--no-stage2")
+    assert again.code == 1
+    assert again.line == (
+        f"webbkg: {layout.subtracted(observed.science[0]).resolve()}: exists already; use "
+        "--overwrite to replace it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "has_error", "has_flags"),
+    [(("--errors", "keep"), False, True), (("--dq", "keep"), True, False)],
+)
+def test_subtract_alone_heeds_what_merge_was_told(
+    cli: Cli,
+    whole: Path,
+    observed: ObservationFiles,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    has_error: bool,
+    has_flags: bool,
+) -> None:
+    masked = [Layout(whole).masked_rate(path) for path in observed.science]
+    rates = ("--rates", *observed.science)
+    assert cli("i4i", "merge", *masked, *rates, "-o", tmp_path, *words).code == 0
+    assert cli("i4i", "subtract", tmp_path, "--no-stage2").code == 0
+    layout, science = Layout(tmp_path), observed.science[0]
+    with (
+        fits.open(science) as before,
+        fits.open(layout.merged_rate(science)) as merged,
+        fits.open(layout.subtracted(science)) as after,
+    ):
+        assert merged["DQ"].data.any()
+        assert (after["DQ"].data != before["DQ"].data).any() == has_flags
+        known = np.isfinite(merged["ERR"].data) & np.isfinite(before["ERR"].data)
+        assert (after["ERR"].data > before["ERR"].data)[known].any() == has_error
+        assert ("VAR_BKG" in after) == has_error
+        expected = before["SCI"].data - merged["SCI"].data
+        assert_array_equal(after["SCI"].data, expected)
+
+
+def test_merge_alone_needs_no_wcs(
+    cli: Cli,
+    whole: Path,
+    observed: ObservationFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without one distances are not checked, and a warning says so."""
+    masked = [Layout(whole).masked_rate(path) for path in observed.science]
+    words = ("i4i", "merge", *masked, "--rates", *observed.science)
+    assert cli(*words, "-o", tmp_path / "with").code == 0
+    for name in ("CRDS_PATH", "CRDS_SERVER_URL"):
+        monkeypatch.delenv(name)
+    no_files = (
+        "the pipeline needs reference files, but neither CRDS_PATH nor CRDS_SERVER_URL is set; set "
+        "them as the JWST pipeline's documentation tells, or pass a local cache"
+    )
+    ran = cli(*words, "-o", tmp_path / "far", "--min-separation", 4)
+    assert ran.code == 1
+    assert ran.line == f"webbkg: {no_files}"
+    assert not (tmp_path / "far").exists()
+    ran = cli(*words, "-o", tmp_path / "out")
+    assert ran.code == 0
+    assert ran.err.splitlines()[0] == (
+        f"webbkg: warning: {GROUP}: distances on the sky are not checked, all other exposures "
+        f"serve as background ({no_files})"
+    )
+    for path in observed.science:
+        one, other = (pixels(Layout(tmp_path / out).merged_rate(path)) for out in ("with", "out"))
+        assert_array_equal(one, other)
 
 
 @pytest.mark.slow

@@ -88,7 +88,12 @@ def _subtract(inputs: tuple[Path, ...], **given: Any) -> None:
 
     if not inputs:
         raise click.UsageError("Give the output directory of webbkg i4i merge, or exposures.")
-    _run(given, lambda talk: make_subtracted(inputs, given["output"], talk, **_may(given)))
+    _run(
+        given,
+        lambda talk: make_subtracted(
+            inputs, given["output"], talk, calibrated=given["stage2"], **_may(given)
+        ),
+    )
 
 
 def _mosaic(calibrated: tuple[Path, ...], **given: Any) -> None:
@@ -222,7 +227,16 @@ _STAGES: dict[str, click.Command] = {
             "Run calwebb_image2 on exposures with their backgrounds: all of an OUTput directory of "
             "webbkg i4i merge, or RATES whose backgrounds are in the directory of -o."
         ),
-        params=[_argument("inputs", "OUT | RATES..."), _OUTPUT, *_SPEECH],
+        params=[
+            _argument("inputs", "OUT | RATES..."),
+            _OUTPUT,
+            click.Option(
+                ["--stage2/--no-stage2"],
+                default=True,
+                help="Calibrate; if not, corrected rates (*_bsub) are written.",
+            ),
+            *_SPEECH,
+        ],
     ),
     "mosaic": click.Command(
         "mosaic",
@@ -269,7 +283,7 @@ command = _I4iCommand(
     help=(
         "Subtract from each image a background made of all the other dithers, with their sources "
         "masked. Give rates, level-3 or level-2 associations (.json), or their directory; several "
-        "detectors, filters and sub-arrays are done one after another. Calibrates with the "
+        "detectors, filters and sub-arrays are done side by side. Calibrates with the "
         "pipeline's calwebb_image2, makes mosaics before and after with calwebb_image3, and writes "
         "webbkg-report.html and metrics.json. A run that was stopped goes on when it is called "
         "again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from webbkg.cli.options import params_from, params_options
 from webbkg.errors import OutputError, ParameterError
+from webbkg.io.atomic import removing_empty
 from webbkg.params import toml_of
 from webbkg.sim.presets import PRESETS, Preset, preset_of
 from webbkg.sim.scene import Observation
@@ -35,16 +35,10 @@ def _simulate(preset: Preset, output: Path | None, level: str, **given: Any) -> 
     if level == "cal":
         _check_images(observation)
     say = (lambda _: None) if given["quiet"] else click.echo
-    new = [path for path in (output, *output.parents) if not path.exists()]
-    try:
+    with removing_empty(output):
         files = _write(observation, output, level, overwrite=given["overwrite"], say=say)
         if level == "cal":
             _calibrate(files, say)
-    finally:
-        # Where nothing was written, nothing is left behind: these go only while they are empty.
-        with contextlib.suppress(OSError):
-            for path in new:
-                path.rmdir()
     say(_summary(observation, files, level, given["seed"]))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,13 @@ class FileHandle:
         except (OSError, ValueError) as error:
             raise _not_readable(self.path, error) from error
         self._header_digest = hashlib.sha256(headers[0].text.encode()).digest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that works for this one uses its decompressed copy and need not look again.
+        return {**self.__dict__, "_meta": dict(self._meta)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_meta": MappingProxyType(state["_meta"])}
 
     def _locate(self, headers: list[RawHeader]) -> None:
         """Find SCI, ERR and DQ, and check that they are whole and belong together."""

@@ -1,7 +1,8 @@
-"""Calibrated exposures with the error and history of a background that the pipeline subtracted."""
+"""Exposures less a background that is in a file, with its error and history, calibrated or not."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from webbkg.io.files import FileHandle
 from webbkg.io.products import Extension, write_changed
 from webbkg.masks.flags import DO_NOT_USE
 
-__all__ = ["complete_calibrated"]
+__all__ = ["complete_calibrated", "subtract_merged"]
 
 #: Keywords of the merged background that its calibrated exposure has too, besides ``WB_...``.
 _PASSED_ON = ("BKGMETH", "BKGD_SCL")
@@ -86,9 +87,7 @@ def complete_calibrated(
             added = np.where(undefined, 0.0, factor * background.err).astype(np.float32)
             images["ERR"] = np.hypot(source.load().err, added)
             variance = np.square(added)
-        unit = source.meta.get("BUNIT")
-        cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
-        extensions.insert(0, Extension("VAR_BKG", variance, cards))
+        extensions.insert(0, _variance_extension(variance, source.meta.get("BUNIT")))
         line += "; its variance is VAR_BKG and part of ERR"
     write_changed(
         source,
@@ -99,6 +98,67 @@ def complete_calibrated(
         extensions=extensions,
         overwrite=overwrite,
     )
+
+
+def subtract_merged(product: AssociationProduct, target: Path, *, overwrite: bool = False) -> None:
+    """
+    Subtract a background that is in a file, without the pipeline.
+
+    Parameters
+    ----------
+    product : AssociationProduct
+        Of the level-2 association; its background is of `write_merged_rate`.
+    target : pathlib.Path
+        File to write: the exposure corrected, its errors and flags as the parameters in the
+        background's table ask for.
+    overwrite : bool, optional
+        Whether it may replace another.
+
+    Raises
+    ------
+    InputError
+        If the exposure or the background is not there, or the latter not of this kind.
+    OutputError
+        If the file exists and may not be replaced, or cannot be written.
+    """
+    [merged] = product.backgrounds
+    source, (background, header, rows) = FileHandle(product.science), _read_merged(merged)
+    params = _params_in(rows)
+    exposure = source.load()
+    # SCI of the background is 0 where it is undefined.
+    undefined = (background.dq & DO_NOT_USE) != 0
+    images: dict[str, NDArray[Any]] = {"SCI": exposure.data - background.data}
+    if params.get("dq") != "keep":
+        images["DQ"] = exposure.dq | background.dq
+    extensions = [Extension("WEBBKG", rows)]
+    if params.get("errors") != "keep":
+        added = np.where(undefined, np.float32(0.0), background.err)
+        images["ERR"] = np.hypot(exposure.err, added)
+        extensions.insert(0, _variance_extension(np.square(added), source.meta.get("BUNIT")))
+    line = (
+        f"webbkg {__version__} i4i: subtracted {merged.name}, made of other exposures; inputs and "
+        "parameters are in the extension WEBBKG"
+    )
+    write_changed(
+        source,
+        target,
+        images,
+        keywords={"S_BKDSUB": ("COMPLETE", "Background subtraction"), **_passed_on(header, 1.0)},
+        lines=[line],
+        extensions=extensions,
+        overwrite=overwrite,
+    )
+
+
+def _params_in(rows: NDArray[Any]) -> dict[str, Any]:
+    """Parameters in the table of a background."""
+    [text] = [row["VALUE"] for row in rows if row["ROLE"].strip() == b"parameters"]
+    return dict(json.loads(text))
+
+
+def _variance_extension(variance: NDArray[Any], unit: Any) -> Extension:
+    cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
+    return Extension("VAR_BKG", variance, cards)
 
 
 def _read_merged(path: Path) -> tuple[Exposure, Any, NDArray[Any]]:

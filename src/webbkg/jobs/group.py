@@ -10,7 +10,7 @@ from typing import Any
 
 from webbkg.errors import InputError
 from webbkg.exposure import MaskArray
-from webbkg.io.files import FileHandle, remarks_on_missing
+from webbkg.io.files import FileHandle
 from webbkg.io.i4i_files import Layout, write_background, write_masked_rate
 from webbkg.io.products import write_product
 from webbkg.io.provenance import Provenance
@@ -21,7 +21,6 @@ from webbkg.jobs.pieces import (
     Maps,
     check_masks,
     masked_pixels,
-    pipeline_remarks_off,
     project_seed,
     seed_of_mosaic,
     seed_of_run,
@@ -31,6 +30,7 @@ from webbkg.jobs.talk import Talk
 from webbkg.methods.i4i import I4iParams
 from webbkg.methods.image_for_image import ImageForImage
 from webbkg.methods.partners import ExposurePlan, GroupPlan
+from webbkg.parallel import count_threads
 from webbkg.report import ReportEntry, skipped_entry
 from webbkg.report.i4i_group import GroupReport, group_report, i4i_entry
 from webbkg.validate.injection import InjectedFluxes
@@ -60,6 +60,8 @@ class Setting:
         Who is told.
     maps : Maps
         Where exposures look.
+    share : int, optional
+        Number of groups done at the same time, which share threads and memory.
     """
 
     layout: Layout
@@ -68,6 +70,17 @@ class Setting:
     state: RunState
     talk: Talk
     maps: Maps
+    share: int = 1
+
+    @property
+    def own_params(self) -> I4iParams:
+        """Parameters with this group's share of threads and memory; products are the same."""
+        if self.share == 1:
+            return self.params
+        return self.params.changed(
+            threads=max(1, count_threads(self.params.threads) // self.share),
+            max_memory=max(1, self.params.max_memory // self.share),
+        )
 
 
 def members_of(plan: GroupPlan) -> tuple[list[FileHandle], list[list[int]], list[int]]:
@@ -181,8 +194,6 @@ class GroupJob:
         WebbkgError
             If a stage fails.
         """
-        for text in (*self.plan.warnings, *remarks_on_missing(self.handles)):
-            self._talk.warn(text)
         stages: dict[str, Callable[[], None]] = {
             "seed": self._seed,
             "mask": self._mask,
@@ -196,11 +207,15 @@ class GroupJob:
             if self._is_done(stage):
                 self._talk.say(f"{self.name}: {stage} was done before", 1)
             else:
-                with pipeline_remarks_off():
-                    stages[stage]()
+                stages[stage]()
                 self._talk.say(f"{self.name}: {stage} done", 1)
             self._move_to(sum(_SHARES[name] for name in STAGES[: STAGES.index(stage) + 1]))
         return self._report() if self._set.options.reaches("merge") else None
+
+    def forget(self) -> None:
+        """Begin anew: nothing is done any more."""
+        self._state.forget(self.name)
+        self._move_to(0.0)
 
     def remove_intermediate(self) -> None:
         """Remove what only the stages needed."""
@@ -314,7 +329,7 @@ class GroupJob:
     @cached_property
     def work(self) -> ImageForImage:
         """Backgrounds of all exposures, made when they are asked for."""
-        state, params = self._state, self._set.params
+        state, params = self._state, self._set.own_params
         masks: Sequence[MaskArray] | None = None
         is_known = self._is_done("mask")
         if is_known:
@@ -336,6 +351,9 @@ class GroupJob:
             progress=lambda fraction: self._move(_SHARES["seed"] * fraction),
         )
         work.run()
+        found = (work.source_mask(index) for index in range(len(self.handles)))
+        for text in check_masks(found, self.handles, work.regions != 0):
+            self._talk.warn(text)
         if is_known:
             work.masked_fractions = list(state.facts(self.name, "mask") or ())
         return work
@@ -435,7 +453,7 @@ class GroupJob:
             self.work,
             self._set.maps(self.handles),
             n,
-            self._set.params,
+            self._set.own_params,
             noise=[self._entry(index).metrics["noise_expected"] for index in self._wanted],
             fwhm_px=self.plan.fwhm_px,
         )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from webbkg.errors import InputError, OutputError, WebbkgError
+from webbkg.errors import InputError, OutputError
 from webbkg.io.associations import exposures_from
 from webbkg.io.atomic import check_free, make_directory, removing_empty
 from webbkg.io.files import FileHandle
 from webbkg.io.i4i_files import Layout
 from webbkg.jobs.group import GroupJob, Setting, members_of
 from webbkg.jobs.options import STAGES, JobOptions
+from webbkg.jobs.outcome import Outcome, do_group
 from webbkg.jobs.pieces import Maps, check_overlap
-from webbkg.jobs.state import RunState, fingerprints, locked
+from webbkg.jobs.state import RunState, fingerprints, locked, remove_parts
 from webbkg.jobs.talk import Talk
+from webbkg.jobs.workers import count_workers, side_by_side
 from webbkg.methods.i4i import I4iParams
 from webbkg.methods.partners import GroupPlan, plan_groups
 from webbkg.report import METRICS_NAME, REPORT_NAME
@@ -108,9 +109,9 @@ class I4iJob:
                 min_separation=params.min_separation,
             )
         )
-        setting = Setting(layout, params, options, self.state, talk, self._maps)
+        self._setting = Setting(layout, params, options, self.state, talk, self._maps)
         self._jobs = {
-            plan.group.name: GroupJob(plan, setting) for plan in self.plans if not plan.error
+            plan.group.name: GroupJob(plan, self._setting) for plan in self.plans if not plan.error
         }
         targets = self._targets()
         _refuse_inputs(targets, [*paths, *mosaics])
@@ -194,26 +195,24 @@ class I4iJob:
             return self._n_left_out()
         with removing_empty(self.output):
             make_directory(self.output)
-            with locked(self.output):
-                return self._run(command)
+            with locked(self.output) as lock:
+                return self._run(command, lock)
 
-    def _run(self, command: str) -> int:
+    def _run(self, command: str, lock: int) -> int:
         if self.state.resumed:
             self._talk.say(f"{self.output}: going on with the run that was begun in there")
-            _remove_parts(self.output)
+            remove_parts(self.output)
         self.state.write()
-        reports, n_failed = [], 0
-        for plan in self.plans:
-            report, error = self._do(plan)
-            n_failed += bool(error and not plan.error)
-            if report is not None:
-                reports.append(report)
+        outcomes = self._outcomes(lock)
+        n_failed = sum(bool(outcome.error) for outcome in outcomes.values())
+        n_excluded = len(self.plans) - self.n_groups
+        n_left_out = n_excluded + sum(outcome.n_left_out for outcome in outcomes.values())
         if n_failed == self.n_groups:
-            return self._n_left_out() + n_failed
+            return n_left_out + n_failed
         if self._options.reaches("merge"):
             page = write_i4i_report(
                 self.output,
-                reports,
+                self._reports(outcomes),
                 title="Background subtraction: image for image",
                 parameters=self.params.as_dict(),
                 command=command,
@@ -225,24 +224,30 @@ class I4iJob:
             if not self._options.keep_intermediate:
                 for job in self._jobs.values():
                     job.remove_intermediate()
-        return self._n_left_out() + n_failed
+        return n_left_out + n_failed
 
-    def _do(self, plan: GroupPlan) -> tuple[GroupReport | None, str]:
-        """Do a group; an error of its data is told and recorded."""
-        error = plan.error
-        if not error:
-            try:
-                # Not kept: the arrays of one group at a time are enough.
-                return self._jobs[plan.group.name].run(), ""
-            except OutputError:
-                # A full disk or a missing permission will not get better with the next group.
-                raise
-            except WebbkgError as failure:
-                error = str(failure)
-            finally:
-                self._jobs[plan.group.name].__dict__.pop("work", None)
-        self._talk.fail(error)
-        return group_report(plan, (), error=error), error
+    def _outcomes(self, lock: int) -> dict[str, Outcome]:
+        """Do all groups that are not excluded, and tell which are."""
+        for plan in self.plans:
+            if plan.error:
+                self._talk.fail(plan.error)
+        plans = [job.plan for job in self._jobs.values()]
+        n_workers = count_workers(plans, self.params, self._options)
+        if n_workers > 1:
+            self._talk.say(f"{len(plans)} groups, {n_workers} at the same time", 1)
+            found = side_by_side(plans, self._setting, n_workers, lock)
+        else:
+            found = [do_group(plan, self._setting) for plan in plans]
+        return dict(zip(self._jobs, found, strict=True))
+
+    def _reports(self, outcomes: Mapping[str, Outcome]) -> list[GroupReport]:
+        """Give the reports of all groups, in their order."""
+        reports = []
+        for plan in self.plans:
+            outcome = outcomes.get(plan.group.name) or Outcome(None, plan.error)
+            report = outcome.report
+            reports.append(report or group_report(plan, (), error=outcome.error))
+        return reports
 
     def _n_left_out(self) -> int:
         """Groups that are excluded, and exposures of others that have no background."""
@@ -259,12 +264,3 @@ def _refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
             raise OutputError(
                 f"{target}: is an input of this run; choose another directory with -o"
             )
-
-
-def _remove_parts(output: Path) -> None:
-    """Remove what an interrupted run left half-written; the lock tells that nobody writes it."""
-    for path in [*output.glob(".*.part"), *output.glob("*/.*.part"), *output.glob("*/*/.*.part")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

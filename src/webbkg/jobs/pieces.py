@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ __all__ = [
     "check_overlap",
     "filter_remark",
     "masked_pixels",
-    "pipeline_remarks_off",
     "project_seed",
     "seed_of_mosaic",
     "seed_of_run",
@@ -37,17 +35,24 @@ __all__ = [
 
 #: Less of an exposure than this on the mosaic is worth a warning.
 _MOSTLY = 0.9
-#: Times that backgrounds are built again until levels, which begin with medians, change by less
-#: than 0.1 % of the noise.
+#: With less of an exposure blank than this, what is left is faint light of the sources.
+_LEAST_BLANK = 0.03
 #: Keywords by which filters are told apart.
 _FILTERS = ("INSTRUME", "FILTER", "PUPIL")
 
 
 class Maps:
-    """Sky maps of exposures, each found once."""
+    """
+    Sky maps of exposures, each found once.
 
-    def __init__(self) -> None:
-        self._found: dict[Path, SkyMap] = {}
+    Parameters
+    ----------
+    found : mapping, optional
+        Those that are known, by file.
+    """
+
+    def __init__(self, found: Mapping[Path, SkyMap] | None = None) -> None:
+        self._found = dict(found or {})
 
     def __call__(self, handles: Sequence[ExposureHandle]) -> tuple[SkyMap, ...]:
         """
@@ -74,26 +79,25 @@ class Maps:
             # The pipeline takes seconds to import.
             from webbkg.pipeline import sky_maps
 
-            with pipeline_remarks_off():
-                self._found |= dict(zip(missing, sky_maps(missing), strict=True))
+            self._found |= dict(zip(missing, sky_maps(missing), strict=True))
         return tuple(self._found[path] for path in paths)
 
+    def known(self, handles: Sequence[ExposureHandle]) -> Maps:
+        """
+        Choose maps that are known, to be sent to another process.
 
-@contextmanager
-def pipeline_remarks_off() -> Iterator[None]:
-    """
-    Keep quiet what the pipeline warns of and a user can do nothing about.
+        Parameters
+        ----------
+        handles : sequence of ExposureHandle
+            Exposures.
 
-    Yields
-    ------
-    None
-        Nothing.
-    """
-    with warnings.catch_warnings():
-        # A polynomial for readers without gwcs is not as good as the WCS itself.
-        warnings.filterwarnings("ignore", "Failed to achieve requested SIP")
-        warnings.filterwarnings("ignore", "'get_cache_lock' is deprecated", DeprecationWarning)
-        yield
+        Returns
+        -------
+        Maps
+            Those of these exposures that were found.
+        """
+        paths = [handle.path for handle in handles if isinstance(handle, FileHandle)]
+        return Maps({path: self._found[path] for path in paths if path in self._found})
 
 
 def tiers_of(params: I4iParams) -> TierParams:
@@ -318,28 +322,50 @@ def filter_remark(meta: Mapping[str, Any], handle: ExposureHandle, name: str) ->
     return [sentence]
 
 
-def check_masks(masks: Sequence[MaskArray], handles: Sequence[ExposureHandle]) -> None:
+def check_masks(
+    masks: Iterable[MaskArray],
+    handles: Sequence[ExposureHandle],
+    lit: MaskArray | None = None,
+) -> list[str]:
     """
     Refuse masks that leave no background.
 
     Parameters
     ----------
-    masks : sequence of numpy.ndarray
+    masks : iterable of numpy.ndarray
         True where a source is.
     handles : sequence of ExposureHandle
         Their exposures.
+    lit : numpy.ndarray, optional
+        True where the sky is seen; everywhere if not given.
+
+    Returns
+    -------
+    list of str
+        Sentences about exposures of which too little is blank to tell their level well.
 
     Raises
     ------
     NoBackgroundPixelsError
-        If no exposure has a pixel without a source.
+        If no exposure has 3 % of its pixels without a source.
     """
-    if all(mask.all() for mask in masks):
-        names = ", ".join(handle.name for handle in handles)
+    shares = [float(mask.mean() if lit is None else mask[lit].mean()) for mask in masks]
+    full = [
+        (handle.name, share)
+        for handle, share in zip(handles, shares, strict=True)
+        if share > 1.0 - _LEAST_BLANK
+    ]
+    if len(full) == len(handles):
+        least = min(shares)
+        what = "every pixel" if least == 1.0 else f"{math.floor(100.0 * least)} % of them or more"
         raise NoBackgroundPixelsError(
-            f"{names}: sources cover every pixel, so that no background is left; raise "
-            "--detect-sigma, or give a dedicated background to webbkg average"
+            f"{', '.join(name for name, _ in full)}: sources cover {what}, so that no background "
+            "is left; raise --detect-sigma, or give a dedicated background to webbkg average"
         )
+    return [
+        f"{name}: sources cover {100.0 * share:.0f} % of it, so that its level is in doubt"
+        for name, share in full
+    ]
 
 
 def masked_pixels(path: Path) -> MaskArray:

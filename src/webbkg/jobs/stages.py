@@ -9,7 +9,8 @@ from webbkg.errors import InputError, OutputError, WebbkgError
 from webbkg.io.associations import exposures_from
 from webbkg.io.atomic import check_free, make_directory, removing_empty
 from webbkg.io.files import FileHandle
-from webbkg.io.i4i_files import Layout, write_background, write_masked_rate
+from webbkg.io.i4i_calibrated import subtract_merged
+from webbkg.io.i4i_files import Layout, read_level2, write_background, write_masked_rate
 from webbkg.io.products import product_stem
 from webbkg.io.provenance import Provenance
 from webbkg.io.seed import read_seed
@@ -20,7 +21,6 @@ from webbkg.jobs.pieces import (
     check_masks,
     filter_remark,
     masked_pixels,
-    pipeline_remarks_off,
     project_seed,
     seed_of_mosaic,
 )
@@ -122,9 +122,9 @@ def make_masks(
         check_free(layout.masked_rate(handle.path), overwrite=overwrite)
     read = read_seed(seed)
     masks, remarks = project_seed(read, handles, Maps()(handles), grow=params.grow, name=seed.name)
-    check_masks(masks, handles)
+    scarce = check_masks(masks, handles)
     others = (text for handle in handles for text in filter_remark(read.meta, handle, seed.name))
-    for text in dict.fromkeys((*remarks, *others)):
+    for text in dict.fromkeys((*remarks, *scarce, *others)):
         talk.warn(text)
     for handle, mask in zip(handles, masks, strict=True):
         target = layout.masked_rate(handle.path)
@@ -176,13 +176,14 @@ def make_merged(
         If a file exists and may not be replaced, or cannot be written.
     """
     masks = _pairs(masked, rates)
-    layout, maps = Layout(output), Maps()
+    layout = Layout(output)
     layout.check_distinct(list(masks))
     plans = plan_groups(
         [FileHandle(path) for path in masks],
-        maps,
+        Maps(),
         max_days=params.max_days,
         min_separation=params.min_separation,
+        needs_maps=False,
     )
     for path in (item.exposure for plan in plans for item in plan.usable):
         if isinstance(path, FileHandle):
@@ -196,7 +197,7 @@ def make_merged(
         for text in plan.warnings:
             talk.warn(text)
         try:
-            _merge(plan, masks, layout, maps, params, talk, overwrite)
+            _merge(plan, masks, layout, params, talk, overwrite)
         except OutputError:
             raise
         except WebbkgError as error:
@@ -209,17 +210,16 @@ def _merge(
     plan: GroupPlan,
     masks: dict[Path, Path],
     layout: Layout,
-    maps: Maps,
     params: I4iParams,
     talk: Talk,
     overwrite: bool,
 ) -> None:
     handles, partners, wanted = members_of(plan)
     found = [masked_pixels(masks[handle.path]) for handle in handles]
-    check_masks(found, handles)
-    work = ImageForImage(
-        handles, maps(handles), params.changed(iterations=0), partners=partners, masks=found
-    )
+    for text in check_masks(found, handles):
+        talk.warn(text)
+    # No sources are looked for, so that maps are not needed.
+    work = ImageForImage(handles, (), params.changed(iterations=0), partners=partners, masks=found)
     work.run()
     for index in wanted:
         chosen = [handles[k] for k in partners[index]]
@@ -260,10 +260,15 @@ def _pairs(masked: Sequence[Path], rates: Sequence[Path]) -> dict[Path, Path]:
 
 
 def make_subtracted(
-    inputs: Sequence[Path], output: Path | None, talk: Talk, *, overwrite: bool = False
+    inputs: Sequence[Path],
+    output: Path | None,
+    talk: Talk,
+    *,
+    calibrated: bool = True,
+    overwrite: bool = False,
 ) -> int:
     """
-    Calibrate exposures without their backgrounds, by ``calwebb_image2``.
+    Subtract the backgrounds of exposures, and calibrate them by ``calwebb_image2``.
 
     Parameters
     ----------
@@ -273,6 +278,8 @@ def make_subtracted(
         That directory, for exposures.
     talk : Talk
         Who is told.
+    calibrated : bool, optional
+        Whether exposures are calibrated; if not, corrected rates are written.
     overwrite : bool, optional
         Whether products may be replaced.
 
@@ -288,17 +295,15 @@ def make_subtracted(
     OutputError
         If a product exists and may not be replaced, or cannot be written.
     """
-    check_references()
+    if calibrated:
+        check_references()
     associations = [path for item in inputs for path in _associations(item, output)]
     for path in associations:
-        check_free(_calibrated(path), overwrite=overwrite)
-    from webbkg.pipeline import calibrate
-
+        check_free(_target(path, calibrated=calibrated), overwrite=overwrite)
     n_failed = 0
     for path in associations:
         try:
-            with pipeline_remarks_off():
-                made = calibrate(path, path.parent, overwrite=overwrite)
+            made = _subtract(path, calibrated=calibrated, overwrite=overwrite)
         except OutputError:
             raise
         except WebbkgError as error:
@@ -333,8 +338,24 @@ def _associations(item: Path, output: Path | None) -> list[Path]:
     return [path]
 
 
-def _calibrated(association: Path) -> Path:
-    return association.with_name(association.name.replace("_asn.json", "_cal.fits"))
+def _subtract(association: Path, *, calibrated: bool, overwrite: bool) -> Path:
+    """Make the product of an association."""
+    if calibrated:
+        # The pipeline takes seconds to import.
+        from webbkg.pipeline import calibrate
+
+        return calibrate(association, association.parent, overwrite=overwrite)
+    target = _target(association, calibrated=False)
+    subtract_merged(read_level2(association), target, overwrite=overwrite)
+    return target
+
+
+def _target(association: Path, *, calibrated: bool) -> Path:
+    """File of the product of an association."""
+    if calibrated:
+        return association.with_name(association.name.replace("_asn.json", "_cal.fits"))
+    product = read_level2(association)
+    return product.backgrounds[0].with_name(f"{product_stem(product.science)}_bsub.fits")
 
 
 def make_mosaics(
@@ -387,15 +408,14 @@ def make_mosaics(
         for group in groups:
             paths = [member.path for member in group.members if isinstance(member, FileHandle)]
             try:
-                with pipeline_remarks_off():
-                    made = mosaic(
-                        paths,
-                        group.name,
-                        output,
-                        like=like,
-                        match_sky=match_sky,
-                        overwrite=overwrite,
-                    )
+                made = mosaic(
+                    paths,
+                    group.name,
+                    output,
+                    like=like,
+                    match_sky=match_sky,
+                    overwrite=overwrite,
+                )
             except OutputError:
                 raise
             except WebbkgError as error:

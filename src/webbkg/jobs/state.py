@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from webbkg._version import __version__
 from webbkg.errors import InputError, OutputError
 from webbkg.io.atomic import replacing
 
-__all__ = ["STATE_NAME", "RunState", "fingerprints", "locked"]
+__all__ = ["STATE_NAME", "RunState", "fingerprints", "locked", "remove_parts"]
 
 STATE_NAME = "webbkg-i4i.json"
 
@@ -143,6 +144,36 @@ class RunState:
         self._done["/".join(step)] = facts
         self.write()
 
+    def forget(self, group: str) -> None:
+        """
+        Take all steps of a group for undone.
+
+        Parameters
+        ----------
+        group : str
+            The first part of their names.
+
+        Raises
+        ------
+        OutputError
+            If the state cannot be written.
+        """
+        self._done = {
+            name: facts for name, facts in self._done.items() if name.split("/")[0] != group
+        }
+        self.write()
+
+    def steps(self) -> dict[str, Any]:
+        """
+        Copy what is done, for another process.
+
+        Returns
+        -------
+        dict
+            Facts by the name of the step.
+        """
+        return dict(self._done)
+
     def write(self) -> None:
         """
         Write the state as it is.
@@ -187,9 +218,11 @@ def fingerprints(paths: Iterable[Path]) -> dict[str, list[int]]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """
     Keep other runs out of a directory; the system lets go of it when the process ends.
+
+    Processes that are given the descriptor keep the lock too.
 
     Parameters
     ----------
@@ -198,8 +231,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     Yields
     ------
-    None
-        Nothing.
+    int
+        Descriptor that holds the lock.
 
     Raises
     ------
@@ -217,9 +250,25 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: another run is working in it; wait for its end, or choose another "
                     "directory with -o"
                 ) from error
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def remove_parts(output: Path) -> None:
+    """
+    Remove what an interrupted run left half-written.
+
+    Parameters
+    ----------
+    output : pathlib.Path
+        Output directory, locked, so that nobody writes in it.
+    """
+    for path in [*output.glob(".*.part"), *output.glob("*/.*.part"), *output.glob("*/*/.*.part")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -60,10 +60,13 @@ _HOT = 4
 _MARGIN = 2
 #: A cosmic ray in one exposure.
 _STRUCK = 5.0
-#: Rounds of the fixed point; the result changes by less than 1e-3 of the noise afterwards.
-ROUNDS = 2
+#: Rounds of conjugate gradients; the result changes by less than 1e-3 of the noise afterwards.
+ROUNDS = 4
 #: Widths of the neighbourhoods whose coverage tells the noise of modes of that size [px].
-_NEIGHBOURHOODS = (2.0, 8.0)
+_NEIGHBOURHOODS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_FEW = (4.0,)
+#: Variances of zero, and what float32 cannot divide by, tell nothing.
+_TINY = np.float32(1e-30)
 #: Steps of the table of variances by weight.
 _TABLE = 256
 
@@ -261,7 +264,7 @@ def measure_power(sample: Sample, special: Mask) -> Power:
     usable = np.isfinite(sample.template) & np.isfinite(sample.template_var) & ~special
     level = _smooth(sample.template, _weights(sample.template_var, usable))[0]
     pattern = np.where(usable, sample.template - level, np.float32(0.0))
-    noise = np.sqrt(sample.var + sample.template_var)
+    noise = np.sqrt(np.maximum(sample.var + sample.template_var, np.float32(0.0)))
     off = sample.image - level
     with np.errstate(invalid="ignore"):
         seen = usable & (np.abs(off - pattern) < _STRUCK * noise)
@@ -295,7 +298,8 @@ def pattern_of(powers: Sequence[Power], special: Mask, edges: Mask) -> Pattern |
     if known == 0.0:
         return None
     total = np.sum([power.total for power in powers], axis=0)
-    power = np.maximum(total / (_modes(special.shape)[1] * known), 0.0)
+    n_modes = np.maximum(_modes(special.shape)[1], 1)
+    power = np.maximum(total / (n_modes * known), 0.0)
     return Pattern(power=power, special=special, edges=edges)
 
 
@@ -317,7 +321,8 @@ def shrink(
         True where values stay as they are, bool, same shape; only those that stand out stay if
         not given.
     rounds : int, optional
-        Rounds of the fixed point; without holes, one is enough.
+        Rounds of conjugate gradients; 1 takes all values that are known for equally good, which is
+        enough where they nearly are.
 
     Returns
     -------
@@ -328,12 +333,10 @@ def shrink(
     Notes
     -----
     The estimate of least squared error of a stationary pattern (Wiener filter): a mode of power P
-    and noise N is multiplied by P / (P + N). Uneven noise v(p) and holes enter as weights
-    w = v_ref / v <= 1 in a fixed-point iteration x <- F[x + w (image - level - x)] that begins with
-    w = 1, where F is the filter for an even noise of v_ref; its fixed point is the estimate for the
-    uneven noise. The
-    variance is the sum over modes of P N / (P + N), with N from the coverage of the pixel's
-    neighbourhood as large as the mode is.
+    and noise N is multiplied by P / (P + N). Uneven noise and holes couple the modes; then the
+    estimate x = S (S + V)^-1 (image - level), with S and V the covariances of pattern and noise, is
+    found by conjugate gradients. The variance is the sum over modes of P N / (P + N), with N from
+    the coverage of the pixel's neighbourhood as large as the mode is.
     """
     known = np.isfinite(image) & np.isfinite(var)
     if not known.any():
@@ -341,17 +344,17 @@ def shrink(
     # A frame of nothing but special pixels has no other level.
     usable = known & ~pattern.special if (known & ~pattern.special).any() else known
     weights = _weights(var, usable)
-    reference = 1.0 / float(np.percentile(weights[usable], 90))
+    reference = 1.0 / float(np.percentile(weights[weights > 0], 90))
     level, level_var = _smooth(image, weights)
     off = np.where(usable, image - level, np.float32(0.0))
-    share = np.minimum(weights * np.float32(reference), np.float32(1.0))
-    response = _response(pattern.power, image.shape, reference)
-    estimate = _inverse(response * _transform(off))
-    for _ in range(rounds - 1):
-        estimate += share * (off - estimate)
-        estimate = _inverse(response * _transform(estimate))
-    left = _variance(pattern.power, weights)
-    noise = np.sqrt(np.where(known, var, np.float32(0.0)) + left)
+    if rounds > 1:
+        # Beyond the values given there is nothing but rounding.
+        estimate = np.clip(_solve(off, weights, pattern.power, rounds), off.min(), off.max())
+    else:
+        response = _response(pattern.power, image.shape, reference)
+        estimate = _inverse(response * _transform(off))
+    left = _variance(pattern.power, weights, _NEIGHBOURHOODS if rounds > 1 else _FEW)
+    noise = np.sqrt(np.where(known, np.maximum(var, 0.0), np.float32(0.0)) + left)
     own = known & (pattern.special | (np.abs(off - estimate) > _KEEPS * noise))
     if keep is not None:
         own |= known & keep
@@ -364,10 +367,45 @@ def shrink(
     return Shrunk(better, better_var, own)
 
 
+def _solve(off: Image, weights: Image, power: NDArray[np.float64], rounds: int) -> Image:
+    """
+    Estimate a pattern where weights are uneven, by conjugate gradients.
+
+    With s the root of the modes' power, C the cosine transform and W the weights, the estimate is
+    C^-1 s y where (1 + s C W C^-1 s) y = s C W off.
+    """
+    shape = off.shape
+    # The smooth level has been taken off, and its noise with it.
+    filtered = np.maximum(_high_pass(shape), np.float32(1e-4))
+    prior = np.asarray(power.astype(np.float32)[_modes(shape)[0]] / filtered, np.float32)
+    root: Image = np.sqrt(prior)
+    near: Image = np.float32(1.0) / (np.float32(1.0) + prior * np.float32(weights.mean()))
+
+    def applied(y: Image) -> Image:
+        return np.asarray(y + root * _transform(weights * _inverse(root * y)), np.float32)
+
+    right: Image = root * _transform(weights * off)
+    y: Image = near * right
+    residual: Image = right - applied(y)
+    step: Image = near * residual
+    direction, size = step, float(np.vdot(residual, step))
+    for _ in range(rounds):
+        if size <= 0.0:
+            break
+        image = applied(direction)
+        length = np.float32(size / float(np.vdot(direction, image)))
+        y += length * direction
+        residual -= length * image
+        step = near * residual
+        before, size = size, float(np.vdot(residual, step))
+        direction = step + np.float32(size / before) * direction
+    return _inverse(root * y)
+
+
 def _weights(var: Image, usable: Mask) -> Image:
     """Inverse variances; 0 where nothing is usable."""
     weights = np.zeros(var.shape, np.float32)
-    np.divide(1.0, var, out=weights, where=usable & (var > 0))
+    np.divide(1.0, var, out=weights, where=usable & (var > _TINY))
     if not weights.any():
         # Images without noise.
         weights[usable] = 1.0
@@ -421,19 +459,27 @@ def _response(power: NDArray[np.float64], shape: tuple[int, int], noise: float) 
     return total
 
 
-def _variance(power: NDArray[np.float64], weights: Image) -> Image:
+def _variance(
+    power: NDArray[np.float64], weights: Image, neighbourhoods: tuple[float, ...]
+) -> Image:
     """Variance of the estimate: of each mode P N / (P + N), with the noise of its surroundings."""
     n_modes = _modes(weights.shape)[1]
     share = power * n_modes / n_modes.sum()
     frequency = _mean_frequency(weights.shape)
-    # Modes of a wavelength of 4 sigma and more see the mean coverage within sigma.
-    edges = [2.0, *(1.0 / (2.0 * sigma) for sigma in _NEIGHBOURHOODS), -1.0]
+    # Modes of a wavelength of 8 sigma and more see the mean coverage within sigma.
+    edges = [2.0, *(1.0 / (8.0 * sigma) for sigma in neighbourhoods), -1.0]
     inside = [(frequency < high) & (frequency >= low) for high, low in pairwise(edges)]
     sums = _block_sums(weights) / np.float32(_BINNING**2)
     wide = np.zeros_like(sums)
-    for sigma, of_size in zip(_NEIGHBOURHOODS, inside[1:], strict=True):
-        wide += _left(power[of_size], share[of_size], _blurred(sums, sigma / _BINNING))
-    return _expanded(wide, weights.shape) + _left(power[inside[0]], share[inside[0]], weights)
+    total = _left(power[inside[0]], share[inside[0]], weights)
+    for sigma, of_size in zip(neighbourhoods, inside[1:], strict=True):
+        if not of_size.any():
+            continue
+        if sigma < _BINNING:
+            total += _left(power[of_size], share[of_size], _blurred(weights, sigma))
+        else:
+            wide += _left(power[of_size], share[of_size], _blurred(sums, sigma / _BINNING))
+    return total + _expanded(wide, weights.shape)
 
 
 def _left(power: NDArray[np.float64], share: NDArray[np.float64], weights: Image) -> Image:
@@ -552,7 +598,7 @@ def _special(image: Image, var: Image) -> Mask:
     off = image - np.repeat(np.repeat(level, _BLOCK, axis=0), _BLOCK, axis=1)[:ny, :nx]
     inside = off[known]
     width = 1.4826 * float(np.median(np.abs(inside - np.median(inside))))
-    noise = np.sqrt(np.where(known, var, np.float32(0.0)))
+    noise = np.sqrt(np.where(known, np.maximum(var, 0.0), np.float32(0.0)))
     special: Mask = known & (np.abs(off) > _STANDS_OUT * np.maximum(np.float32(width), noise))
     return special
 

@@ -301,7 +301,8 @@ def find_sources(
         planes[enclosed] = 1 << (len(params.sigmas) - 1)
     if noise is not None and blank.any():
         residual = _sample(clean - background, blank)
-        spread = noise * np.float32(_level_and_scatter(residual / _sample(noise, blank))[1])
+        over_noise = _level_and_scatter(residual / _sample(noise, blank))[1]
+        spread = np.where(valid, noise, np.float32(0.0)) * np.float32(over_noise)
     return TierMask(
         planes,
         background + offset,

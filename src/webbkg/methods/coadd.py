@@ -124,8 +124,8 @@ class Grid:
         Returns
         -------
         CoAdd
-            The mean. In a first round all values count, in a second those that differ from it by
-            less than 5 times their noise and half of it.
+            The mean. In a first round all values but the highest count, in a second those that
+            differ from it by less than 5 times their noise and half of it.
         """
         first = self._round(load, noise, None)
         return self._round(load, noise, first) if len(noise) > 2 else first
@@ -135,6 +135,10 @@ class Grid:
     ) -> CoAdd:
         total = np.zeros(self.sky.shape, np.float32)
         weights = np.zeros(self.sky.shape, np.float32)
+        leaves_out = mean is None and len(noise) > 2
+        lowest = np.finfo(np.float32).min / 2
+        highest = np.full(self.sky.shape if leaves_out else (0, 0), lowest, np.float32)
+        its_weight = np.zeros_like(highest)
         for index, sigma in enumerate(noise):
             rows, columns = self._boxes[index]
             x, y = self.to_exposures[index].rows(rows.start, rows.stop)
@@ -151,6 +155,15 @@ class Grid:
             weight = np.float32(1.0 / sigma**2)
             total[rows, columns] += np.where(good, values * weight, np.float32(0.0))
             weights[rows, columns] += weight * good
+            if leaves_out:
+                higher = good & (values > highest[rows, columns])
+                np.copyto(highest[rows, columns], values, where=higher)
+                np.copyto(its_weight[rows, columns], weight, where=higher)
+        if leaves_out:
+            # A bright ray would pull the mean so far that all other values were rejected next.
+            several = weights > 1.5 * its_weight
+            np.subtract(total, highest * its_weight, out=total, where=several)
+            np.subtract(weights, its_weight, out=weights, where=several)
         with np.errstate(divide="ignore", invalid="ignore"):
             noise_of_mean = np.divide(1.0, np.sqrt(weights), dtype=np.float32)
             return CoAdd(total / weights, noise_of_mean)

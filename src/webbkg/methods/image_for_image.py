@@ -9,17 +9,20 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from webbkg.errors import InputError, NoBackgroundPixelsError
+from webbkg.errors import InputError, NoBackgroundPixelsError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
 from webbkg.kernels.shrink import ROUNDS, Pattern, Sample, find_hot, shrink
 from webbkg.masks.flags import DO_NOT_USE, flag_bits
 from webbkg.masks.regions import region_map, region_names
 from webbkg.masks.tiers import TierParams, find_sources
+from webbkg.masks.wings import grow_wings
+from webbkg.methods.below_sources import BelowSources, Sky
 from webbkg.methods.clipping import LOW_OVER_HIGH
 from webbkg.methods.coadd import CoAdd, Grid, PackedMask
 from webbkg.methods.i4i import FILLED, I4iParams
-from webbkg.methods.leave_one_out import Levels, LooPlanes, LooRule, leave_one_out
+from webbkg.methods.leave_one_out import Levels, LooPlanes, LooRule
 from webbkg.methods.levels import LevelFit, fit_level
+from webbkg.methods.passes import combine_others
 from webbkg.methods.shrinking import MIN_REGION, measure_patterns, region_boxes
 from webbkg.parallel import count_threads, run_tasks
 from webbkg.results import I4iDiagnostics, Subtraction
@@ -30,6 +33,9 @@ __all__ = ["ImageForImage"]
 
 #: More holes than this fraction of a region are worth another round of filling.
 _MANY_HOLES = 2e-3
+#: So are more pixels known by fewer than this part of the exposures.
+_POOR = 0.75
+_MANY_POOR = 0.05
 #: Masked fractions that change by less are the same.
 _CONVERGED = 1e-3
 #: Every third row and column is enough to begin with; an odd step does not follow the columns.
@@ -81,7 +87,7 @@ class ImageForImage:
     ) -> None:
         self.handles = tuple(handles)
         self.params = params or I4iParams()
-        _check(self.handles, maps, self.params)
+        _check(self.handles, maps, self.params, partners, masks)
         n = len(self.handles)
         self.partners = tuple(
             tuple(sorted(chosen))
@@ -112,6 +118,8 @@ class ImageForImage:
         self._multiplicative = self.params.scaling in ("auto", "multiplicative")
         self._noise: list[float] = []
         self._rms_shifted = np.zeros(n)
+        self._unknown: list[PackedMask] = []
+        self._sky: Sky | None = None
         self._errors_known = True
         n_regions = int(self.regions.max()) + 1
         self.levels = Levels(np.ones((n, n_regions)), np.zeros((n, n_regions)), self.regions)
@@ -176,7 +184,7 @@ class ImageForImage:
         dq[undefined] = DO_NOT_USE
         used = tuple(self.handles[k].name for k in self.partners[index])
         fits = self._fits[index]
-        main = fits[self._largest]
+        main = fits.get(self._largest, LevelFit(1.0, 0.0, math.nan))
         is_scaled = self._scaled[self._largest]
         return Subtraction(
             science=handle,
@@ -254,7 +262,7 @@ class ImageForImage:
         # What is hardly brighter than its noise cannot be scaled.
         bright = np.nan_to_num(np.fmin.reduce(medians, axis=0)) > _SCALABLE * np.median(self._noise)
         self._scaled = bright & scaled
-        self._brightness = np.nan_to_num(np.abs(np.nanmedian(medians, axis=0)))
+        self._brightness = np.nan_to_num(np.abs(np.fmin.reduce(medians, axis=0)))
         self._set_levels(medians)
 
     def _set_levels(self, levels: NDArray[np.float64]) -> float:
@@ -351,39 +359,54 @@ class ImageForImage:
         return hot
 
     def _combine(self) -> None:
-        """Combine the others of each exposure; those that share partners in one pass."""
-        for members, wanted in _passes(self.partners):
-            whole = len(wanted) == len(self.handles)
-            planes = self.planes if whole else self._empty_planes(len(members))
-            leave_one_out(
-                [self.handles[k] for k in members],
-                [self.masks[k] for k in members],
-                Levels(
-                    self.levels.factors[list(members)],
-                    self.levels.offsets[list(members)],
-                    self.regions,
-                ),
-                rule=LooRule(
-                    k_low=LOW_OVER_HIGH * self.params.sigma,
-                    k_high=self.params.sigma,
-                    median=self.params.combine == "median",
-                ),
-                bad_bits=self._bad_bits,
-                # Planes in memory take the other half.
-                max_bytes=self.params.max_memory * (1_000_000 if planes.maps else 500_000),
-                n_threads=self._threads,
-                out=planes,
-            )
-            for k in () if whole else wanted:
-                place = members.index(k)
-                self.planes.image[k] = planes.image[place]
-                self.planes.var[k] = planes.var[place]
-                self.planes.n_used[k] = planes.n_used[place]
+        """Combine the others of each exposure; below sources, without their light."""
+        self._combine_into(self.planes, self.handles, self.masks)
+        hidden = [n < self.params.min_coverage for n in self.planes.n_used]
+        self._unknown = [PackedMask(n == 0) for n in self.planes.n_used]
+        if self._sky is not None and self.grid is not None and np.any(hidden):
+            free = [
+                BelowSources(handle, mask, self._sky, positions, noise=noise)
+                for handle, mask, positions, noise in zip(
+                    self.handles, self.masks, self.grid.from_exposures, self._noise, strict=True
+                )
+            ]
+            nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+            below = self._empty_planes(len(free))
+            self._combine_into(below, free, [nothing] * len(free))
+            for index, few in enumerate(hidden):
+                use = few & (below.n_used[index] > self.planes.n_used[index])
+                np.copyto(self.planes.image[index], below.image[index], where=use)
+                np.copyto(self.planes.var[index], below.var[index], where=use)
+                self._unknown[index] = PackedMask((self.planes.n_used[index] == 0) & ~use)
+                self.planes.release()
+                below.release()
         if not self._errors_known:
             # The scatter of a few values is too poor a weight.
             for k, chosen in enumerate(self.partners):
                 typical = np.mean([self._noise[other] ** 2 for other in chosen])
                 self.planes.var[k] = typical / np.maximum(self.planes.n_used[k], 1)
+
+    def _combine_into(
+        self,
+        planes: LooPlanes,
+        handles: Sequence[ExposureHandle],
+        masks: Sequence[PackedMask],
+    ) -> None:
+        combine_others(
+            handles,
+            masks,
+            self.partners,
+            self.levels,
+            rule=LooRule(
+                k_low=LOW_OVER_HIGH * self.params.sigma,
+                k_high=self.params.sigma,
+                median=self.params.combine == "median",
+            ),
+            bad_bits=self._bad_bits,
+            max_bytes=self.params.max_memory * 1_000_000,
+            n_threads=self._threads,
+            out=planes,
+        )
 
     def _empty_planes(self, n: int) -> LooPlanes:
         """Make planes in memory if they fit into half of what is allowed, else on disk."""
@@ -408,6 +431,8 @@ class ImageForImage:
         image, var = np.array(self.planes.image[index]), np.array(self.planes.var[index])
         enough = self.planes.n_used[index] >= self.params.min_coverage
         holes = ~enough & np.isfinite(exposure.data)
+        n_used = self.planes.n_used[index]
+        uneven = np.mean(n_used < _POOR * n_used.max()) > _MANY_POOR
         for label, ((rows, columns), inside) in self._boxes.items():
             cut, cut_var = image[rows, columns], var[rows, columns]
             pattern = self.patterns.get(label)
@@ -420,12 +445,13 @@ class ImageForImage:
                 np.where(inside, cut_var, np.float32(np.nan)),
                 pattern or Pattern.nothing(inside.shape),
                 keep=enough[rows, columns] if keeps else None,
-                rounds=ROUNDS if n_holes > _MANY_HOLES * inside.size else 1,
+                rounds=ROUNDS if n_holes > _MANY_HOLES * inside.size or uneven else 1,
             )
             np.copyto(cut, better.image, where=inside)
             np.copyto(cut_var, better.var, where=inside)
+        unknown = self._unknown[index].whole()
         for (y, x), height in self._hot[index].items() if self._hot else ():
-            if self.planes.n_used[index, y, x] == 0:
+            if unknown[y, x]:
                 image[y, x] += height
         if self.params.scaling != "none":
             self._fit_levels(index, exposure.data, image)
@@ -457,6 +483,9 @@ class ImageForImage:
         if self.grid is None:
             self.grid = Grid.over(self._maps)
         self.coadd = self.grid.add_up(self._residual, self._noise)
+        if self._masked_fraction() > 0.0:
+            # Backgrounds made without masks hold light of sources, so that the sky lacks it.
+            self._sky = Sky.of(self.coadd)
         found = find_sources(
             self.coadd.image,
             noise=self.coadd.noise,
@@ -464,7 +493,8 @@ class ImageForImage:
                 n_sigma=self.params.detect_sigma, smooth=self.params.detect_smooth
             ),
         )
-        planes = found.planes
+        wings = grow_wings(self.coadd.image, self.coadd.noise, found.mask) & ~found.mask
+        planes = found.planes | wings.astype(np.uint8)
         if self.tiers is not None:
             # A source whose background no exposure knows is still one.
             planes = np.where(np.isfinite(self.coadd.image), planes, planes | self.tiers)
@@ -482,7 +512,7 @@ class ImageForImage:
     def _residual(self, index: int) -> FloatArray:
         """Exposure minus its background; NaN where that is filled in, and where there is no sky."""
         residual: FloatArray = self._load(index).data - self.planes.image[index]
-        residual[(self.regions == 0) | (self.planes.n_used[index] == 0)] = np.nan
+        residual[(self.regions == 0) | self._unknown[index].whole()] = np.nan
         self.planes.release()
         return residual
 
@@ -496,7 +526,13 @@ class ImageForImage:
         return replace(exposure, data=np.where(bad, np.float32(np.nan), exposure.data))
 
 
-def _check(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap], params: I4iParams) -> None:
+def _check(
+    handles: Sequence[ExposureHandle],
+    maps: Sequence[SkyMap],
+    params: I4iParams,
+    partners: Sequence[Sequence[int]] | None,
+    masks: Sequence[MaskArray] | None,
+) -> None:
     if len(handles) < 3:
         names = ", ".join(handle.name for handle in handles) or "no exposure"
         raise InputError(
@@ -514,14 +550,26 @@ def _check(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap], params: I4
         raise InputError(
             f"{len(handles)} exposures need as many sky maps to look for sources, got {len(maps)}"
         )
+    _check_partners(len(handles), partners)
+    if masks is not None:
+        shapes = [np.shape(mask) for mask in masks]
+        if shapes != [handles[0].window.shape] * len(handles):
+            raise ShapeError(
+                f"masks: {len(handles)} exposures of {handles[0].window.shape} pixels need as many "
+                f"masks of that shape, got {shapes}"
+            )
 
 
-def _passes(partners: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int]]]:
-    """Sets of exposures to be combined in one pass, and whose backgrounds each pass gives."""
-    passes: dict[tuple[int, ...], list[int]] = {}
-    for index, chosen in enumerate(partners):
-        passes.setdefault(tuple(sorted({index, *chosen})), []).append(index)
-    return [(list(members), wanted) for members, wanted in passes.items()]
+def _check_partners(n: int, partners: Sequence[Sequence[int]] | None) -> None:
+    for index, chosen in enumerate(partners or ()):
+        others = set(range(n)) - {index}
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= others:
+            raise InputError(
+                f"partners of exposure {index} must be some of the other {n - 1} exposures, each "
+                f"once, got {list(chosen)}"
+            )
+    if partners is not None and len(partners) != n:
+        raise InputError(f"{n} exposures need partners for each, got them for {len(partners)}")
 
 
 def _typical_noise(exposure: Exposure, lit: MaskArray) -> tuple[float, bool]:
@@ -530,6 +578,9 @@ def _typical_noise(exposure: Exposure, lit: MaskArray) -> tuple[float, bool]:
     err = err[np.isfinite(err) & (err > 0)]
     if err.size:
         return float(np.median(err)), True
+    if not np.isfinite(exposure.data[lit]).any():
+        # No pixel, no weight.
+        return math.inf, True
     # Without ERR: the scatter of neighbours, which a smooth background does not enter.
     steps = np.diff(np.where(lit, exposure.data, np.float32(np.nan)), axis=1)
     steps = steps[np.isfinite(steps)]

@@ -80,7 +80,9 @@ def fit_level(
     for _ in range(_ROUNDS):
         kept = residual[(residual >= low) & (residual <= high)]
         centre = float(np.median(kept))
-        reach = _CLIP * 1.4826 * float(np.median(np.abs(kept - centre)))
+        # Without noise, what float32 rounds is not to be clipped.
+        rounding = 1e-6 * float(np.abs(values).max())
+        reach = _CLIP * 1.4826 * float(np.median(np.abs(kept - centre))) + rounding
         low, high = centre - reach, centre + reach
     n, total, square, product, model_square = residual_sums(
         data, template, use, factor=level, low=low, high=high

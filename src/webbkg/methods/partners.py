@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -196,6 +196,7 @@ def plan_groups(
     *,
     max_days: float,
     min_separation: float | None,
+    needs_maps: bool = True,
 ) -> list[GroupPlan]:
     """
     Plan the backgrounds of exposures of any detectors, filters and sub-arrays.
@@ -210,6 +211,8 @@ def plan_groups(
         Longest time between the middles of two exposures [d].
     min_separation : float or None
         Smallest distance on the sky [px]; the larger of 3 px and 1.5 FWHM if none.
+    needs_maps : bool, optional
+        Whether a group without sky maps is excluded, see `plan_group`.
 
     Returns
     -------
@@ -222,7 +225,13 @@ def plan_groups(
         If all groups are excluded.
     """
     plans = [
-        plan_group(group, maps_of, max_days=max_days, min_separation=min_separation)
+        plan_group(
+            group,
+            maps_of,
+            max_days=max_days,
+            min_separation=min_separation,
+            needs_maps=needs_maps,
+        )
         for group in group_exposures(handles)
     ]
     errors = [plan.error for plan in plans if plan.error]
@@ -233,7 +242,13 @@ def plan_groups(
 
 
 def plan_group(
-    group: Group, maps_of: SkyMaps, *, max_days: float, min_separation: float | None
+    group: Group,
+    maps_of: SkyMaps,
+    *,
+    max_days: float,
+    min_separation: float | None,
+    needs_maps: bool = True,
+    unusable: Mapping[str, str] | None = None,
 ) -> GroupPlan:
     """
     Plan the backgrounds of the exposures of a group.
@@ -248,6 +263,11 @@ def plan_group(
         Longest time between the middles of two exposures [d].
     min_separation : float or None
         Smallest distance on the sky [px]; the larger of 3 px and 1.5 FWHM if none.
+    needs_maps : bool, optional
+        Whether the group is excluded if it has no sky maps. If not, and `min_separation` is none,
+        all distances are taken for large, and a warning says so.
+    unusable : mapping, optional
+        Why members cannot be used, by their names, besides what is seen in them.
 
     Returns
     -------
@@ -256,14 +276,17 @@ def plan_group(
         a single pointing, no partner within reach, no sky maps.
     """
     fwhm = fwhm_px(group.members[0].meta)
+    needs_maps = needs_maps or min_separation is not None
     if min_separation is None:
         min_separation = max(_NEAR_PIXELS, _NEAR_IN_FWHM * fwhm)
-    problems = [_problem(member) for member in group.members]
+    known = unusable or {}
+    problems = [known.get(member.name) or _problem(member) for member in group.members]
     fit = [member for member, problem in zip(group.members, problems, strict=True) if not problem]
     unfit = tuple(problem for problem in problems if problem)
     try:
         _check_number(group, len(fit))
-        relations = relate(fit, maps_of(fit))
+        maps, remarks = _maps_if_any(group.name, fit, maps_of, needed=needs_maps)
+        relations = relate(fit, maps)
     except WebbkgError as error:
         return GroupPlan(group, (), fwhm, unfit, str(error))
     planned = (
@@ -274,7 +297,8 @@ def plan_group(
         ExposurePlan(member, (), problem) if problem else next(planned)
         for member, problem in zip(group.members, problems, strict=True)
     )
-    plan = GroupPlan(group, exposures, fwhm, unfit + _without_dates(group.name, fit))
+    warnings = unfit + remarks + _without_dates(group.name, fit)
+    plan = GroupPlan(group, exposures, fwhm, warnings)
     try:
         found = check_group(plan, relations, max_days=max_days, min_separation_px=min_separation)
     except InputError as error:
@@ -342,6 +366,22 @@ def check_group(
             f"source, and flux is lost, most of it from extended sources; {_REMEDY}"
         )
     return tuple(warnings)
+
+
+def _maps_if_any(
+    name: str, handles: Sequence[ExposureHandle], maps_of: SkyMaps, *, needed: bool
+) -> tuple[Sequence[SkyMap] | None, tuple[str, ...]]:
+    """Give sky maps; if there are none and none are needed, a sentence for the user instead."""
+    try:
+        return maps_of(handles), ()
+    except WebbkgError as error:
+        if needed:
+            raise
+        sentence = (
+            f"{name}: distances on the sky are not checked, all other exposures serve as "
+            f"background ({error})"
+        )
+        return None, (sentence,)
 
 
 def _check_number(group: Group, n_exposures: int) -> None:

@@ -50,7 +50,7 @@ class Relations:
     same_as: tuple[int, ...]
 
 
-def relate(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap]) -> Relations:
+def relate(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap] | None) -> Relations:
     """
     Measure how far exposures are from each other, in time and on the sky.
 
@@ -58,13 +58,13 @@ def relate(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap]) -> Relatio
     ----------
     handles : sequence of ExposureHandle
         Exposures of a group.
-    maps : sequence of SkyMap
-        Their sky maps.
+    maps : sequence of SkyMap or None
+        Their sky maps; none if they are not known.
 
     Returns
     -------
     Relations
-        Times, distances, and which are the same.
+        Times, distances, and which are the same. Without maps all distances are infinite.
     """
     times = np.array([mid_time(handle.meta) for handle in handles])
     same_as: list[int] = []
@@ -72,7 +72,9 @@ def relate(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap]) -> Relatio
         # Compared with the first of its kind only: each comparison may read pixels.
         firsts = (other for other, first in enumerate(same_as) if other == first)
         same_as.append(next((other for other in firsts if _is_twin(handles[other], handle)), index))
-    return Relations(np.abs(times[:, None] - times), _separations(maps), tuple(same_as))
+    days = np.abs(times[:, None] - times)
+    separations = np.full(days.shape, np.inf) if maps is None else _separations(maps)
+    return Relations(days, separations, tuple(same_as))
 
 
 def _is_twin(one: ExposureHandle, other: ExposureHandle) -> bool:

@@ -193,7 +193,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _without_console() -> Iterator[None]:
-    """Keep the CRDS client, the only one to print of itself, and warnings of our making quiet."""
+    """
+    Keep quiet what a user can do nothing about.
+
+    The CRDS client, the only one to print of itself, and warnings of our making or about the
+    pipeline's own code.
+    """
     from crds.core import log
 
     prints = log.THE_LOGGER.console is not None
@@ -202,6 +207,9 @@ def _without_console() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Input association file contains path", UserWarning)
+            # A polynomial for readers without gwcs is not as good as the WCS itself.
+            warnings.filterwarnings("ignore", "Failed to achieve requested SIP")
+            warnings.filterwarnings("ignore", "'get_cache_lock' is deprecated", DeprecationWarning)
             yield
     finally:
         if prints:
