@@ -11,7 +11,7 @@ from astropy.io import fits
 from webbkg.sim import ObservationFiles, write_observation
 from webbkg.sim.presets.i4i import miri_i4i
 
-SHAPE = (128, 136)
+SHAPE = (224, 226)
 #: Dithers of a small detector shrink with it.
 WIDE = 240.0
 

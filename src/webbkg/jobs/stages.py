@@ -178,9 +178,10 @@ def make_merged(
     masks = _pairs(masked, rates)
     layout = Layout(output)
     layout.check_distinct(list(masks))
+    maps = Maps()
     plans = plan_groups(
         [FileHandle(path) for path in masks],
-        Maps(),
+        maps,
         max_days=params.max_days,
         min_separation=params.min_separation,
         needs_maps=False,
@@ -197,7 +198,7 @@ def make_merged(
         for text in plan.warnings:
             talk.warn(text)
         try:
-            _merge(plan, masks, layout, params, talk, overwrite)
+            _merge(plan, masks, layout, params, maps, talk, overwrite)
         except OutputError:
             raise
         except WebbkgError as error:
@@ -211,6 +212,7 @@ def _merge(
     masks: dict[Path, Path],
     layout: Layout,
     params: I4iParams,
+    maps: Maps,
     talk: Talk,
     overwrite: bool,
 ) -> None:
@@ -218,8 +220,14 @@ def _merge(
     found = [masked_pixels(masks[handle.path]) for handle in handles]
     for text in check_masks(found, handles):
         talk.warn(text)
-    # No sources are looked for, so that maps are not needed.
-    work = ImageForImage(handles, (), params.changed(iterations=0), partners=partners, masks=found)
+    try:
+        positions = maps(handles)
+    except InputError:
+        # Without them the background below sources is that of the pixels around.
+        positions = ()
+    work = ImageForImage(
+        handles, positions, params.changed(iterations=0), partners=partners, masks=found
+    )
     work.run()
     for index in wanted:
         chosen = [handles[k] for k in partners[index]]

@@ -22,6 +22,8 @@ _MOST_STEPS = 25
 _BINNING = 4
 #: By how much a large source is grown after that, in units of the radius of a circle of its area.
 _RELATIVE_GROWTH = 0.35
+#: Sources that cover more of the image are left as they are: little sky would be left.
+_TOO_LARGE = 0.06
 #: Least part of the kernel that must lie on blank pixels.
 _LEAST_BLANK = 0.03
 
@@ -54,7 +56,8 @@ def grow_wings(image: FloatArray, noise: FloatArray, mask: MaskArray) -> MaskArr
     """
     labels, n = ndimage.label(mask)
     sizes = np.bincount(labels.reshape(-1), minlength=n + 1)
-    large = [int(label) for label in np.flatnonzero(sizes > _LARGE) if label]
+    fits = (sizes > _LARGE) & (sizes < _TOO_LARGE * mask.size)
+    large = [int(label) for label in np.flatnonzero(fits) if label]
     known = np.isfinite(image) & np.isfinite(noise)
     if not large or not (known & ~mask).any():
         return mask

@@ -136,6 +136,8 @@ class ImageForImage:
             If no pixel is left without a source.
         """
         n_rounds = self.params.iterations
+        if self._masked_fraction() > 0.0 and self._maps:
+            self._begin_with_masks(to_see_sky=n_rounds == 0)
         for index in range(n_rounds):
             self._build(1.0 / (n_rounds + 1))
             before = self._masked_fraction()
@@ -147,6 +149,15 @@ class ImageForImage:
         for _ in range(_MOST_BUILDS):
             if self._build(1.0 / (n_rounds + 1)) < _SETTLED * min(self._noise):
                 break
+
+    def _begin_with_masks(self, *, to_see_sky: bool) -> None:
+        """Learn what a run that found its masks itself has learnt on the way to them."""
+        nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+        self._combine_into(self.planes, self.handles, [nothing] * len(self.handles))
+        self._hot = [self._find_hot(index) for index in range(len(self.handles))]
+        if to_see_sky:
+            self._build(0.0)
+            self._look()
 
     def _masked_fraction(self) -> float:
         return float(np.mean([mask.fraction for mask in self.masks]))
@@ -478,29 +489,34 @@ class ImageForImage:
 
     # Sources
 
-    def _detect(self) -> None:
-        """Look for sources in the sum of all exposures, and mask them in each."""
+    def _look(self) -> tuple[Grid, CoAdd]:
+        """Add up all exposures without their backgrounds."""
         if self.grid is None:
             self.grid = Grid.over(self._maps)
         self.coadd = self.grid.add_up(self._residual, self._noise)
         if self._masked_fraction() > 0.0:
             # Backgrounds made without masks hold light of sources, so that the sky lacks it.
             self._sky = Sky.of(self.coadd)
+        return self.grid, self.coadd
+
+    def _detect(self) -> None:
+        """Look for sources in the sum of all exposures, and mask them in each."""
+        grid, coadd = self._look()
         found = find_sources(
-            self.coadd.image,
-            noise=self.coadd.noise,
+            coadd.image,
+            noise=coadd.noise,
             params=TierParams.for_mosaic(
                 n_sigma=self.params.detect_sigma, smooth=self.params.detect_smooth
             ),
         )
-        wings = grow_wings(self.coadd.image, self.coadd.noise, found.mask) & ~found.mask
+        wings = grow_wings(coadd.image, coadd.noise, found.mask) & ~found.mask
         planes = found.planes | wings.astype(np.uint8)
         if self.tiers is not None:
             # A source whose background no exposure knows is still one.
-            planes = np.where(np.isfinite(self.coadd.image), planes, planes | self.tiers)
+            planes = np.where(np.isfinite(coadd.image), planes, planes | self.tiers)
         self.tiers, self.sources = planes, planes > 0
         self.masks = [
-            PackedMask(mask) for mask in self.grid.project(self.sources, grow=self.params.grow)
+            PackedMask(mask) for mask in grid.project(self.sources, grow=self.params.grow)
         ]
         if all(mask.fraction == 1.0 for mask in self.masks):
             names = ", ".join(handle.name for handle in self.handles)
