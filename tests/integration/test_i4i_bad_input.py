@@ -218,7 +218,7 @@ def test_hardly_a_pixel_is_blank() -> None:
 
 
 def test_a_galaxy_fills_the_frame(cli: Cli, science: list[Path], tmp_path: Path) -> None:
-    """Detection leaves nothing that could tell the background."""
+    """Nothing tells it from a background, but what is left is no blank sky."""
     maps = sky_maps(science)
     ny, nx = maps[0].shape
     ra, dec = maps[0].to_sky(nx / 2, ny / 2)
@@ -228,16 +228,9 @@ def test_a_galaxy_fills_the_frame(cli: Cli, science: list[Path], tmp_path: Path)
             east, north = sky.to_sky(x, y)
             radius = np.hypot((east - ra) * np.cos(np.radians(dec)), north - dec) * 3600 / 0.11
             hdus["SCI"].data += (4e3 * np.exp(-radius / 60.0)).astype(np.float32)
-    out = tmp_path / "out"
-    ran = cli("i4i", *science, "-o", out, "--no-stage2")
-    assert ran.code == 1
-    assert re.fullmatch(
-        rf"webbkg: {', '.join(NAMES)}: sources cover (every pixel|9[7-9] % of them or more), so "
-        "that no background is left; raise --detect-sigma, or give a dedicated background to "
-        "webbkg average",
-        ran.err.splitlines()[-1],
-    )
-    assert not list(out.rglob("*.fits"))
+    ran = cli("i4i", *science, "-o", tmp_path / "out", "--no-stage2")
+    assert len(re.findall(r"scatters by [0-9.e+]+, [0-9.e+]+ times its noise", ran.err)) == 4
+    assert "a source may fill the frame" in ran.err
 
 
 @pytest.mark.real

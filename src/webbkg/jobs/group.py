@@ -441,6 +441,8 @@ class GroupJob:
         index = places[handle.path]
         entry = self._entry(index)
         entry = replace(entry, products=self._products(handle.path))
+        for text in entry.warnings:
+            self._talk.warn(f"{entry.name}: {text}")
         self._talk.say(_summary(entry))
         return entry
 

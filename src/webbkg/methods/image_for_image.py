@@ -46,6 +46,8 @@ _MOST_BUILDS = 4
 _SETTLED = 0.1
 #: Backgrounds are shifted instead of scaled if that leaves less noise by more than this factor.
 _CLEARLY_LESS = 0.999
+#: Blank sky that scatters by so much more than its noise is none.
+_NOT_BLANK = 1.5
 #: A background below this part of the noise cannot be scaled, only shifted.
 _SCALABLE = 3.0
 
@@ -243,7 +245,24 @@ class ImageForImage:
             },
             n_iterations=len(self.masked_fractions),
             masked_fractions=tuple(self.masked_fractions),
+            warnings=self._doubts(index),
         )
+
+    def _doubts(self, index: int) -> tuple[str, ...]:
+        """Say if what is taken for blank sky is not."""
+        fit = self._fits[index].get(self._largest)
+        expected = math.hypot(
+            self._noise[index], math.sqrt(float(np.nanmedian(self.planes.var[index])))
+        )
+        if not self._errors_known or fit is None or not fit.rms > _NOT_BLANK * expected:
+            return ()
+        ratio = fit.rms / expected
+        doubt = (
+            f"what is left of the blank sky scatters by {fit.rms:.3g}, {ratio:.1f} times its "
+            "noise: a source may fill the frame, or the background is another one in each "
+            "exposure; look at the result before you use it"
+        )
+        return (doubt,)
 
     def _rule_in_words(self) -> str:
         if self.params.combine == "median":
