@@ -13,7 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from webbkg.errors import ParameterError
+from webbkg.masks.regions import region_map
+from webbkg.methods.average import average
 from webbkg.methods.i4i import I4iParams
 from webbkg.methods.image_for_image import ImageForImage
 from webbkg.sim import Observation, miri_i4i
@@ -31,11 +35,14 @@ from webbkg.validate.fields import (
     unsubtracted,
 )
 from webbkg.validate.injection import measure_injected
+from webbkg.validate.robust import usable_pixels
 
 __all__ = ["FULL", "SMALL", "VALIDATION", "Size", "measure"]
 
 #: Dithers that are too small [px].
 SMALL_DITHER = 8.0
+#: Cosmic rays are left out of the noise from so many sigma on.
+_STRUCK = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +174,18 @@ def _small_dithers(seed: int, size: Size, params: I4iParams) -> dict[str, float]
     return figures | {"warned": float(warned)}
 
 
+def _dedicated(seed: int, size: Size) -> dict[str, float]:
+    """Measure what 4 dedicated backgrounds of the same detector add to the noise."""
+    empty = size.simulate(5, seed, n_stars=0, n_galaxies=0, sky_drift=0.0)
+    science, *backgrounds = empty.science
+    exposure = science.exposure()
+    result = average(science.handle(), [other.handle() for other in backgrounds]).exposure
+    noise = exposure.data - science.model()
+    use = usable_pixels(result) & (region_map(exposure.meta, exposure.window) == 1)
+    use &= np.abs(noise) < _STRUCK * exposure.err
+    return {"dedicated": float(result.data[use].std() / noise[use].std())}
+
+
 def _furthest(values: Sequence[float], aim: float) -> float:
     """Value furthest from what it should be, NaN if any is NaN."""
     return max(values, key=lambda v: math.inf if math.isnan(v) else abs(v - aim))
@@ -194,7 +213,7 @@ def measure(seed: int, size: Size, params: I4iParams) -> dict[str, float]:
     for n in (4, 8, 16):
         figures |= _dithers(n, seed, size, params)
     figures |= _white(seed, size, params) | _small_dithers(seed, size, params)
-    return figures
+    return figures | _dedicated(seed, size)
 
 
 def _run(seed: int, options: Options) -> Mapping[str, float]:
@@ -228,6 +247,7 @@ def _checks() -> Iterator[Check]:
                 high=3.0,
             )
         yield Check(f"pulls_{n}", f"Width of (result - truth) / ERR, N={n}", low=0.95, high=1.05)
+    yield Check("dedicated", "Noise over the exposure's, 4 dedicated backgrounds", high=1.05)
     yield Check("warned", "Whether small dithers are warned of", low=1.0)
     for kind in ("bright", "faint"):
         yield Check(
