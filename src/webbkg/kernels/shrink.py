@@ -206,7 +206,10 @@ def find_special(image: Image, var: Image) -> tuple[Mask, Mask]:
     """
     alone = _special(image, var)
     edges = _edges(alone, np.isfinite(image))
-    return alone | edges, edges
+    # Values this near to an edge are kept, holes a little farther from it stay.
+    return alone | ndimage.binary_dilation(edges), ndimage.binary_dilation(
+        edges, iterations=_MARGIN
+    )
 
 
 def find_hot(image: Image, var: Image) -> dict[tuple[int, int], float]:
@@ -604,11 +607,10 @@ def _special(image: Image, var: Image) -> Mask:
 
 
 def _edges(special: Mask, known: Mask) -> Mask:
-    """Pixels that stand out in numbers, unlike hot ones; rows and columns of such; what is near."""
+    """Pixels that stand out in numbers, unlike hot ones, and rows and columns of such."""
     labels, n = ndimage.label(special, structure=np.ones((3, 3)))
     edges: Mask = (np.bincount(labels.reshape(-1), minlength=n + 1) > _HOT)[labels] & special
     for axis in (0, 1):
         n_known = np.count_nonzero(known, axis=axis, keepdims=True)
         edges |= 2 * np.count_nonzero(special & known, axis=axis, keepdims=True) > n_known
-    wide: Mask = ndimage.binary_dilation(edges, iterations=_MARGIN)
-    return wide
+    return edges
