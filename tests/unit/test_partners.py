@@ -371,14 +371,14 @@ def test_dates_missing():
 
 
 def test_small_dithers():
-    found = plan(*line((0.0, 5.0, 10.0, 15.0, 20.0)))
-    assert (found.closest_px, found.small_dithers) == (pytest.approx(7.5), False)
+    found = plan(*line((0.0, 7.0, 14.0, 21.0, 28.0)))
+    assert (found.closest_px, found.small_dithers) == (pytest.approx(10.5), False)
     assert found.warnings == ()
     found = plan(*line((0.0, 3.8, 7.6, 11.4, 15.2)))
     message = (
         f"{NAME}: SMALL DITHERS: an exposure has half of its partners within 5.7 px on the sky, "
-        "and 3 FWHM are 7.3 px; the exposures cannot separate sky from source, and flux is lost, "
-        f"most of it from extended sources; {REMEDY}"
+        "needed are 10.0 px (3 FWHM and no less than 10 px); the exposures cannot separate sky "
+        f"from source, and flux is lost, most of it from extended sources; {REMEDY}"
     )
     assert found.small_dithers
     assert found.warnings == (message,)

@@ -94,7 +94,7 @@ def product_keywords(
         "WB_NUSED": (found.n_backgrounds, "Number of backgrounds used"),
         "WB_LEVEL": (found.level, "Median of the subtracted background"),
         "WB_SCALE": (subtraction.scales[0], "Factor applied to the background"),
-        "WB_SCERR": (0.0, "Standard error of WB_SCALE"),
+        "WB_SCERR": (subtraction.scale_errs[0], "Standard error of WB_SCALE"),
         "WB_MFRAC": (provenance.masked_fraction, "Fraction of pixels masked for the rms"),
         "WB_COVER": (found.coverage, "Fraction of pixels with a background"),
         "WB_RMSB": (provenance.noise_before, "Robust rms of blank pixels before"),

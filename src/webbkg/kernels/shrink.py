@@ -27,6 +27,7 @@ __all__ = [
     "Shrunk",
     "find_hot",
     "find_special",
+    "local_mean",
     "measure_pattern",
     "measure_power",
     "pattern_of",
@@ -58,8 +59,9 @@ _FLANK = 0.15
 _HOT = 4
 #: What is out of focus at an edge reaches so far beyond the pixels that stand out [px].
 _MARGIN = 2
-#: A cosmic ray in one exposure.
+#: A cosmic ray in one exposure, and one where no other value can tell it from a hot pixel.
 _STRUCK = 5.0
+_SURELY_STRUCK = 10.0
 #: Rounds of conjugate gradients; the result changes by less than 1e-3 of the noise afterwards.
 ROUNDS = 4
 #: Widths of the neighbourhoods whose coverage tells the noise of modes of that size [px].
@@ -307,7 +309,13 @@ def pattern_of(powers: Sequence[Power], special: Mask, edges: Mask) -> Pattern |
 
 
 def shrink(
-    image: Image, var: Image, pattern: Pattern, *, keep: Mask | None = None, rounds: int = ROUNDS
+    image: Image,
+    var: Image,
+    pattern: Pattern,
+    *,
+    keep: Mask | None = None,
+    thin: Mask | None = None,
+    rounds: int = ROUNDS,
 ) -> Shrunk:
     """
     Take noise out of a background, and fill its holes.
@@ -323,6 +331,9 @@ def shrink(
     keep : numpy.ndarray, optional
         True where values stay as they are, bool, same shape; only those that stand out stay if
         not given.
+    thin : numpy.ndarray, optional
+        True where too few values are behind a pixel to reject a cosmic ray, bool, same shape: if it
+        stands out, it is not used.
     rounds : int, optional
         Rounds of conjugate gradients; 1 takes all values that are known for equally good, which is
         enough where they nearly are.
@@ -350,6 +361,12 @@ def shrink(
     reference = 1.0 / float(np.percentile(weights[weights > 0], 90))
     level, level_var = _smooth(image, weights)
     off = np.where(usable, image - level, np.float32(0.0))
+    if thin is not None:
+        spread = np.sqrt(np.where(known, np.maximum(var, 0.0), np.float32(0.0)) + pattern.rms**2)
+        struck = thin & usable & (np.abs(off) > _SURELY_STRUCK * spread)
+        known, usable = known & ~struck, usable & ~struck
+        weights[struck] = 0.0
+        off[struck] = 0.0
     if rounds > 1:
         # Beyond the values given there is nothing but rounding.
         estimate = np.clip(_solve(off, weights, pattern.power, rounds), off.min(), off.max())
@@ -368,6 +385,23 @@ def shrink(
     better[unknown] = np.nan
     better_var[unknown] = np.nan
     return Shrunk(better, better_var, own)
+
+
+def local_mean(image: Image) -> Image:
+    """
+    Average the pixels around each.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Image, float32, shape ``(ny, nx)``; NaN is not used.
+
+    Returns
+    -------
+    numpy.ndarray
+        Mean within a Gaussian of 6 px, same shape; 0 if the image has no value.
+    """
+    return _smooth(image, np.isfinite(image).astype(np.float32))[0]
 
 
 def _solve(off: Image, weights: Image, power: NDArray[np.float64], rounds: int) -> Image:

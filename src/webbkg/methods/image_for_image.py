@@ -249,7 +249,12 @@ class ImageForImage:
         )
 
     def _doubts(self, index: int) -> tuple[str, ...]:
-        """Say if what is taken for blank sky is not."""
+        """Say if exposures are empty, or what is taken for blank sky is not."""
+        if math.isinf(self._noise[index]):
+            return ("every pixel is flagged or not finite; check its DQ and SCI",)
+        empty = [self.handles[k].name for k in self.partners[index] if math.isinf(self._noise[k])]
+        if empty:
+            return (f"{', '.join(empty)}: no usable pixel, so it adds nothing to the background",)
         fit = self._fits[index].get(self._largest)
         expected = math.hypot(
             self._noise[index], math.sqrt(float(np.nanmedian(self.planes.var[index])))
@@ -475,13 +480,14 @@ class ImageForImage:
                 np.where(inside, cut_var, np.float32(np.nan)),
                 pattern or Pattern.nothing(inside.shape),
                 keep=enough[rows, columns] if keeps else None,
+                thin=~enough[rows, columns],
                 rounds=ROUNDS if n_holes > _MANY_HOLES * inside.size or uneven else 1,
             )
             np.copyto(cut, better.image, where=inside)
             np.copyto(cut_var, better.var, where=inside)
-        unknown = self._unknown[index].whole()
         for (y, x), height in self._hot[index].items() if self._hot else ():
-            if unknown[y, x]:
+            # Unknown, or taken for a cosmic ray.
+            if not enough[y, x] and not self.planes.image[index, y, x] - image[y, x] < height / 2:
                 image[y, x] += height
         if self.params.scaling != "none":
             self._fit_levels(index, exposure.data, image)

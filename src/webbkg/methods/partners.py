@@ -34,6 +34,8 @@ MIN_PARTNERS = 2
 FEW_PARTNERS = 4
 #: Partners nearer than this see wings of the sources that the exposure has in the same pixels.
 _WIDE_IN_FWHM = 3.0
+#: Masks of sources are wider than that, whatever the filter [px].
+_WIDE_PIXELS = 10.0
 #: Least distance of partners, in pixels and in FWHM.
 _NEAR_PIXELS, _NEAR_IN_FWHM = 3.0, 1.5
 
@@ -138,7 +140,12 @@ class GroupPlan:
     @property
     def small_dithers(self) -> bool:
         """Whether half of an exposure's partners see its sources where it has them itself."""
-        return self.closest_px < _WIDE_IN_FWHM * self.fwhm_px
+        return self.closest_px < self.wide_px
+
+    @property
+    def wide_px(self) -> float:
+        """Distance of partners that see other sources in a pixel [px]."""
+        return max(_WIDE_IN_FWHM * self.fwhm_px, _WIDE_PIXELS)
 
 
 def choose_partners(
@@ -361,9 +368,10 @@ def check_group(
     if plan.small_dithers:
         warnings.append(
             f"{name}: SMALL DITHERS: an exposure has half of its partners within "
-            f"{plan.closest_px:.1f} px on the sky, and {_WIDE_IN_FWHM:g} FWHM are "
-            f"{_WIDE_IN_FWHM * plan.fwhm_px:.1f} px; the exposures cannot separate sky from "
-            f"source, and flux is lost, most of it from extended sources; {_REMEDY}"
+            f"{plan.closest_px:.1f} px on the sky, needed are {plan.wide_px:.1f} px "
+            f"({_WIDE_IN_FWHM:g} FWHM and no less than {_WIDE_PIXELS:g} px); the exposures cannot "
+            "separate sky from source, and flux is lost, most of it from extended sources; "
+            f"{_REMEDY}"
         )
     return tuple(warnings)
 

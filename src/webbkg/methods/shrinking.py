@@ -16,6 +16,7 @@ from webbkg.kernels.shrink import (
     Power,
     Sample,
     find_special,
+    local_mean,
     measure_power,
     pattern_of,
     shrink,
@@ -69,13 +70,18 @@ def shrink_mean(stack: Stack, mean: StackMean, window: Window, *, n_threads: int
     for label, pattern in patterns.items():
         (rows, columns), inside = boxes[label]
         cut, cut_var = mean.image[rows, columns], var[rows, columns]
+        n_used = mean.n_used[rows, columns].astype(np.float32)
+        of_one = np.where(inside, cut_var * n_used, np.float32(np.nan))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # ERR is smaller where a pixel is low by chance: as a weight it would bias the level.
+            even = np.where(np.isfinite(of_one), local_mean(of_one) / n_used, np.float32(np.nan))
         better = shrink(
             np.where(inside, cut, np.float32(np.nan)),
-            np.where(inside, cut_var, np.float32(np.nan)),
+            even,
             pattern,
             rounds=ROUNDS if np.isnan(cut[inside]).any() else 1,
         )
-        known = inside & np.isfinite(cut) & np.isfinite(better.image)
+        known = inside & np.isfinite(cut) & np.isfinite(better.image) & ~better.own
         np.copyto(cut, better.image, where=known)
         np.copyto(mean.err[rows, columns], np.sqrt(better.var), where=known)
     largest = max(patterns, key=lambda label: int(boxes[label][1].sum()), default=None)

@@ -263,7 +263,7 @@ def _significance(
     share = block_mean(known.astype(np.float32), _BLOCK)
     image = block_mean(np.where(known, after.data, np.float32(np.nan)), _BLOCK)
     # At this scale the noise of a background is that of a plain mean, however it was smoothed.
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         var = np.square(before.err) * (np.float32(1.0) + np.float32(1.0) / n_used)
     mean_var = block_mean(np.where(known, var, np.float32(np.nan)), _BLOCK)
     with np.errstate(divide="ignore", invalid="ignore"):
