@@ -70,7 +70,7 @@ def stamp(
     Examples
     --------
     >>> box, light = stamp(50.3, 49.8, 2.4, (101, 101))
-    >>> box[0].stop - box[0].start, 0.998 < light.sum() < 1.0
+    >>> box[0].stop - box[0].start, bool(0.998 < light.sum() < 1.0)
     (49, True)
     """
     half = math.ceil(reach * fwhm)
