@@ -361,12 +361,12 @@ def shrink(
     reference = 1.0 / float(np.percentile(weights[weights > 0], 90))
     level, level_var = _smooth(image, weights)
     off = np.where(usable, image - level, np.float32(0.0))
-    if thin is not None:
-        spread = np.sqrt(np.where(known, np.maximum(var, 0.0), np.float32(0.0)) + pattern.rms**2)
-        struck = thin & usable & (np.abs(off) > _SURELY_STRUCK * spread)
-        known, usable = known & ~struck, usable & ~struck
-        weights[struck] = 0.0
-        off[struck] = 0.0
+    if thin is not None and (thin & usable).any():
+        place = np.nonzero(thin & usable)
+        spread = np.sqrt(np.maximum(var[place], 0.0) + pattern.rms**2)
+        struck = tuple(axis[np.abs(off[place]) > _SURELY_STRUCK * spread] for axis in place)
+        known[struck] = usable[struck] = False
+        weights[struck] = off[struck] = 0.0
     if rounds > 1:
         # Beyond the values given there is nothing but rounding.
         estimate = np.clip(_solve(off, weights, pattern.power, rounds), off.min(), off.max())
