@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from webbkg.exposure import FloatArray, MaskArray
+from webbkg.masks.background2d import bin_sum
 
 __all__ = ["grow_wings"]
 
@@ -64,13 +64,13 @@ def grow_wings(image: FloatArray, noise: FloatArray, mask: MaskArray) -> MaskArr
     blank = known & ~mask
     off = np.where(blank, image - np.median(image[blank]), np.float32(0.0))
     light, amount, variance = (
-        _block_sums(plane)
+        bin_sum(plane.astype(np.float32), _BINNING)
         for plane in (off, blank, np.where(blank, np.square(noise), np.float32(0.0)))
     )
     result = mask.copy()
     reach = _SMOOTHING / _BINNING
     for label in large:
-        source = _block_sums(labels == label) > 0
+        source = bin_sum((labels == label).astype(np.float32), _BINNING) > 0
         found = source.copy()
         for _ in range(_MOST_STEPS):
             free = ~found
@@ -93,10 +93,3 @@ def grow_wings(image: FloatArray, noise: FloatArray, mask: MaskArray) -> MaskArr
 def _blurred(blocks: FloatArray, sigma: float) -> FloatArray:
     blurred: FloatArray = ndimage.gaussian_filter(blocks, sigma, mode="constant", truncate=3.0)
     return blurred
-
-
-def _block_sums(plane: NDArray[np.generic]) -> FloatArray:
-    ny, nx = plane.shape
-    rows = np.add.reduceat(plane.astype(np.float32), np.arange(0, ny, _BINNING), axis=0)
-    sums: FloatArray = np.add.reduceat(rows, np.arange(0, nx, _BINNING), axis=1)
-    return sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -32,6 +33,11 @@ class PackedMask:
         self._bits = np.packbits(mask, axis=1)
         self._nx = mask.shape[1]
         self.fraction = float(mask.mean())
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, int]) -> Self:
+        """No pixel masked."""
+        return cls(np.zeros(shape, np.bool_))
 
     def rows(self, start: int, stop: int) -> MaskArray:
         """Rows ``start`` to ``stop``, bool, shape ``(stop - start, nx)``."""

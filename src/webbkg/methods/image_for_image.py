@@ -113,7 +113,7 @@ class ImageForImage:
             key=lambda label: int(self._boxes[label][1].sum()),
         )
         self._progress = progress or (lambda _fraction: None)
-        nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+        nothing = PackedMask.nothing(self.window.shape)
         self.masks = [PackedMask(mask) for mask in masks] if masks else [nothing] * n
         self.planes = self._empty_planes(n)
         self._fits: list[dict[int, LevelFit]] = [{} for _ in range(n)]
@@ -154,7 +154,7 @@ class ImageForImage:
 
     def _begin_with_masks(self, *, to_see_sky: bool) -> None:
         """Learn what a run that found its masks itself has learnt on the way to them."""
-        nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+        nothing = PackedMask.nothing(self.window.shape)
         self._combine_into(self.planes, self.handles, [nothing] * len(self.handles))
         self._hot = [self._find_hot(index) for index in range(len(self.handles))]
         if to_see_sky:
@@ -405,7 +405,7 @@ class ImageForImage:
                     self.handles, self.masks, self.grid.from_exposures, self._noise, strict=True
                 )
             ]
-            nothing = PackedMask(np.zeros(self.window.shape, np.bool_))
+            nothing = PackedMask.nothing(self.window.shape)
             below = self._empty_planes(len(free))
             self._combine_into(below, free, [nothing] * len(free))
             for index, few in enumerate(hidden):
