@@ -56,7 +56,7 @@ _RING = 3
 _HOT_HEIGHT = 10.0
 _FLANK = 0.15
 #: Pixels that stand out together are an edge if they are more than these.
-_HOT = 4
+_EDGE_PIXELS = 4
 #: What is out of focus at an edge reaches so far beyond the pixels that stand out [px].
 _MARGIN = 2
 #: A cosmic ray in one exposure, and one where no other value can tell it from a hot pixel.
@@ -66,7 +66,7 @@ _SURELY_STRUCK = 10.0
 ROUNDS = 4
 #: Widths of the neighbourhoods whose coverage tells the noise of modes of that size [px].
 _NEIGHBOURHOODS = (0.5, 1.0, 2.0, 4.0, 8.0)
-_FEW = (4.0,)
+_OF_EVEN = (4.0,)
 #: Variances of zero, and what float32 cannot divide by, tell nothing.
 _TINY = np.float32(1e-30)
 #: Steps of the table of variances by weight.
@@ -373,7 +373,7 @@ def shrink(
     else:
         response = _response(pattern.power, image.shape, reference)
         estimate = _inverse(response * _transform(off))
-    left = _variance(pattern.power, weights, _NEIGHBOURHOODS if rounds > 1 else _FEW)
+    left = _variance(pattern.power, weights, _NEIGHBOURHOODS if rounds > 1 else _OF_EVEN)
     noise = np.sqrt(np.where(known, np.maximum(var, 0.0), np.float32(0.0)) + left)
     own = known & (pattern.special | (np.abs(off - estimate) > _KEEPS * noise))
     if keep is not None:
@@ -643,7 +643,9 @@ def _special(image: Image, var: Image) -> Mask:
 def _edges(special: Mask, known: Mask) -> Mask:
     """Pixels that stand out in numbers, unlike hot ones, and rows and columns of such."""
     labels, n = ndimage.label(special, structure=np.ones((3, 3)))
-    edges: Mask = (np.bincount(labels.reshape(-1), minlength=n + 1) > _HOT)[labels] & special
+    edges: Mask = (np.bincount(labels.reshape(-1), minlength=n + 1) > _EDGE_PIXELS)[
+        labels
+    ] & special
     for axis in (0, 1):
         n_known = np.count_nonzero(known, axis=axis, keepdims=True)
         edges |= 2 * np.count_nonzero(special & known, axis=axis, keepdims=True) > n_known

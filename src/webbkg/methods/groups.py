@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webbkg.exposure import ExposureHandle
-from webbkg.methods.inputs import _MUST_AGREE, _readout
+from webbkg.methods.inputs import MUST_AGREE, readout_kind
 
 __all__ = ["Group", "fwhm_px", "group_exposures"]
 
@@ -85,14 +85,14 @@ def group_exposures(handles: Iterable[ExposureHandle]) -> list[Group]:
 
 def _key(handle: ExposureHandle) -> tuple[Any, ...]:
     meta = handle.meta
-    setup = (str(meta.get(keyword, "")).upper() for keyword in (*_MUST_AGREE, "SUBARRAY"))
-    return handle.window, handle.n_integrations is None, *setup, _readout(meta) or ""
+    setup = (str(meta.get(keyword, "")).upper() for keyword in (*MUST_AGREE, "SUBARRAY"))
+    return handle.window, handle.n_integrations is None, *setup, readout_kind(meta) or ""
 
 
 def _free_name(exposures: Sequence[ExposureHandle], taken: Sequence[str]) -> str:
     """Name a group; what is not in names usually is added where it tells groups apart."""
     name = _name(exposures)
-    readout = _plain(_readout(exposures[0].meta) or "")
+    readout = _plain(readout_kind(exposures[0].meta) or "")
     if name in taken and readout:
         name = f"{name}_{readout}"
     stem, number = name, 2

@@ -10,10 +10,19 @@ import numpy as np
 from webbkg.errors import InputError
 from webbkg.exposure import ExposureHandle
 
-__all__ = ["check_inputs"]
+__all__ = [
+    "MUST_AGREE",
+    "check_inputs",
+    "cut_short",
+    "has_same_pixels",
+    "is_same_exposure",
+    "of_other_kind",
+    "readout_kind",
+    "subtracted_already",
+]
 
 #: Keywords in which a background must agree with the science exposure, with the field's names.
-_MUST_AGREE = {
+MUST_AGREE = {
     "INSTRUME": "instrument",
     "DETECTOR": "detector",
     "CHANNEL": "channel",
@@ -64,12 +73,12 @@ def check_inputs(
     kept: list[ExposureHandle] = []
     warnings: list[str] = []
     for background in backgrounds:
-        if _same(background, science):
+        if is_same_exposure(background, science):
             raise InputError(
                 f"{background.name}: is the science exposure itself; subtracting it from itself "
                 "would remove the source, so leave it out of the backgrounds"
             )
-        if any(_same(background, other) for other in kept):
+        if any(is_same_exposure(background, other) for other in kept):
             warnings.append(f"{background.name}: given more than once as background, used once")
         else:
             kept.append(background)
@@ -77,11 +86,11 @@ def check_inputs(
         f"{background.name}: has the same pixels as the science exposure {science.name}; if it is "
         "the same exposure saved anew, its sources are subtracted from themselves: leave it out"
         for background in kept
-        if _has_same_pixels(science, background)
+        if has_same_pixels(science, background)
     ]
-    problems = _subtracted_already(science) + _of_other_kind(science) + _cut_short(science)
+    problems = subtracted_already(science) + of_other_kind(science) + cut_short(science)
     for background in kept:
-        problems += _subtracted_already(background) + _cut_short(background)
+        problems += subtracted_already(background) + cut_short(background)
         problems += _disagreement(science, background)
         warnings += _not_comparable(science, background)
     if problems and not force:
@@ -89,13 +98,38 @@ def check_inputs(
     return kept, warnings + [f"forced: {problem}" for problem in problems]
 
 
-def _same(one: ExposureHandle, other: ExposureHandle) -> bool:
+def is_same_exposure(one: ExposureHandle, other: ExposureHandle) -> bool:
+    """
+    Whether two handles are on the same exposure.
+
+    Parameters
+    ----------
+    one, other : ExposureHandle
+        The handles.
+
+    Returns
+    -------
+    bool
+        Whether either says so.
+    """
     # A handle need not know all other kinds: either may see that they are the same.
     return one.is_same(other) or other.is_same(one)
 
 
-def _has_same_pixels(science: ExposureHandle, background: ExposureHandle) -> bool:
-    """Whether a row of pixels, which noise makes unlike all others, is the same in both."""
+def has_same_pixels(science: ExposureHandle, background: ExposureHandle) -> bool:
+    """
+    Whether a row of pixels, which noise makes unlike all others, is the same in both.
+
+    Parameters
+    ----------
+    science, background : ExposureHandle
+        The exposures.
+
+    Returns
+    -------
+    bool
+        False also for different windows or integrations, and for a row of few different values.
+    """
     if science.window != background.window or science.n_integrations != background.n_integrations:
         return False
     middle = science.window.ny // 2
@@ -104,7 +138,20 @@ def _has_same_pixels(science: ExposureHandle, background: ExposureHandle) -> boo
     return bool(np.array_equal(row, other, equal_nan=True) and np.unique(row).size > row.size // 2)
 
 
-def _subtracted_already(handle: ExposureHandle) -> list[str]:
+def subtracted_already(handle: ExposureHandle) -> list[str]:
+    """
+    Complain of an exposure whose background has been subtracted.
+
+    Parameters
+    ----------
+    handle : ExposureHandle
+        The exposure.
+
+    Returns
+    -------
+    list of str
+        The complaint, empty if there is none.
+    """
     if handle.meta.get("S_BKDSUB") != "COMPLETE":
         return []
     problem = (
@@ -114,7 +161,20 @@ def _subtracted_already(handle: ExposureHandle) -> list[str]:
     return [problem]
 
 
-def _of_other_kind(science: ExposureHandle) -> list[str]:
+def of_other_kind(science: ExposureHandle) -> list[str]:
+    """
+    Complain of an exposure whose sky is a scaled template.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        The exposure.
+
+    Returns
+    -------
+    list of str
+        The complaint, empty if there is none.
+    """
     exposure_type = science.meta.get("EXP_TYPE")
     if exposure_type not in _TEMPLATE_TYPES:
         return []
@@ -125,8 +185,20 @@ def _of_other_kind(science: ExposureHandle) -> list[str]:
     return [problem]
 
 
-def _cut_short(handle: ExposureHandle) -> list[str]:
-    """Whether the header promises another size than that of the pixels."""
+def cut_short(handle: ExposureHandle) -> list[str]:
+    """
+    Complain of a header that promises another size than that of the pixels.
+
+    Parameters
+    ----------
+    handle : ExposureHandle
+        The exposure.
+
+    Returns
+    -------
+    list of str
+        The complaint, empty if there is none.
+    """
     promised = handle.meta.get("SUBSIZE2"), handle.meta.get("SUBSIZE1")
     # A slit cut out of a frame keeps the frame's keywords beside its own.
     if None in promised or promised == handle.window.shape or "SLTSIZE1" in handle.meta:
@@ -145,7 +217,7 @@ def _not_comparable(science: ExposureHandle, background: ExposureHandle) -> list
         return []
     one_sided = [
         keyword
-        for keyword in _MUST_AGREE
+        for keyword in MUST_AGREE
         if (keyword in science.meta) != (keyword in background.meta)
     ]
     if not one_sided:
@@ -159,14 +231,14 @@ def _not_comparable(science: ExposureHandle, background: ExposureHandle) -> list
 
 def _disagreement(science: ExposureHandle, background: ExposureHandle) -> list[str]:
     problems = []
-    for keyword, word in _MUST_AGREE.items():
+    for keyword, word in MUST_AGREE.items():
         ours, theirs = science.meta.get(keyword), background.meta.get(keyword)
         if ours is not None and theirs is not None and ours != theirs:
             problems.append(
                 f"{background.name}: {word} {theirs} ({keyword}) but the science exposure "
                 f"{science.name} has {ours}; give backgrounds of the same {word}"
             )
-    ours, theirs = _readout(science.meta), _readout(background.meta)
+    ours, theirs = readout_kind(science.meta), readout_kind(background.meta)
     if ours and theirs and ours != theirs:
         problems.append(
             f"{background.name}: readout {background.meta['READPATT']} but the science exposure "
@@ -176,8 +248,20 @@ def _disagreement(science: ExposureHandle, background: ExposureHandle) -> list[s
     return problems
 
 
-def _readout(meta: Mapping[str, Any]) -> str | None:
-    """Kind of readout where it changes the pattern of the background: MIRI and NIRSpec."""
+def readout_kind(meta: Mapping[str, Any]) -> str | None:
+    """
+    Tell the kind of readout where it changes the pattern of the background: MIRI and NIRSpec.
+
+    Parameters
+    ----------
+    meta : mapping
+        FITS keywords.
+
+    Returns
+    -------
+    str or None
+        The kind; None where it does not matter or is unknown.
+    """
     pattern = str(meta.get("READPATT", "")).upper()
     instrument = str(meta.get("INSTRUME", "")).upper()
     if not pattern:

@@ -12,7 +12,7 @@ import numpy as np
 from webbkg.errors import InputError, WebbkgError
 from webbkg.exposure import ExposureHandle
 from webbkg.methods.groups import Group, fwhm_px, group_exposures
-from webbkg.methods.inputs import _cut_short, _of_other_kind, _subtracted_already
+from webbkg.methods.inputs import cut_short, of_other_kind, subtracted_already
 from webbkg.methods.relations import Relations, mid_time, relate
 
 if TYPE_CHECKING:
@@ -406,7 +406,7 @@ def _check_number(group: Group, n_exposures: int) -> None:
 
 def _problem(handle: ExposureHandle) -> str:
     """Why an exposure can be used in no group, empty if it can."""
-    found = _subtracted_already(handle) + _of_other_kind(handle) + _cut_short(handle)
+    found = subtracted_already(handle) + of_other_kind(handle) + cut_short(handle)
     if handle.n_integrations is not None:
         found.append(
             f"{handle.name}: holds {handle.n_integrations} integrations, needed is one image of "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.exposure import ExposureHandle
-from webbkg.methods.inputs import _has_same_pixels, _same
+from webbkg.methods.inputs import has_same_pixels, is_same_exposure
 
 if TYPE_CHECKING:
     from webbkg.sky import SkyMap
@@ -78,11 +78,11 @@ def relate(handles: Sequence[ExposureHandle], maps: Sequence[SkyMap] | None) -> 
 
 
 def _is_twin(one: ExposureHandle, other: ExposureHandle) -> bool:
-    if _same(one, other):
+    if is_same_exposure(one, other):
         return True
     starts = one.meta.get("EXPSTART"), other.meta.get("EXPSTART")
     # One detector begins one exposure at a time; only simulations have many of one date.
-    return (None in starts or starts[0] == starts[1]) and _has_same_pixels(one, other)
+    return (None in starts or starts[0] == starts[1]) and has_same_pixels(one, other)
 
 
 def mid_time(meta: Mapping[str, Any]) -> float:
