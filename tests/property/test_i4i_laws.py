@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from webbkg.exposure import MemoryHandle
-from webbkg.kernels.shrink import Pattern, Sample, measure_pattern, shrink
+from webbkg.kernels.pattern import Pattern, Sample, measure_pattern
+from webbkg.kernels.shrink import shrink
 from webbkg.methods.coadd import PackedMask
 from webbkg.methods.i4i import I4iParams, i4i
 from webbkg.methods.levels import fit_level

@@ -89,6 +89,8 @@ def test_median(stack):
 def test_order_of_exposures(stack, random):
     """Each exposure has its own result, wherever it stands."""
     values, variances = stack
+    # Of two finite and two infinite values no median is right; loading makes NaN of the infinite.
+    values = np.where(np.isinf(values), np.float32(np.nan), values)
     order = list(range(len(values)))
     random.shuffle(order)
     for combine in (leave_one_out_median, lambda *s: leave_one_out_mean(*s, k_low=4.0, k_high=3.0)):

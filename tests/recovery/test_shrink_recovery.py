@@ -5,7 +5,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from webbkg.kernels.shrink import Sample, measure_pattern, shrink
+from webbkg.kernels.pattern import Sample, measure_pattern
+from webbkg.kernels.shrink import shrink
 from webbkg.masks.regions import region_map
 from webbkg.sim import simulate
 

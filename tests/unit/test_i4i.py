@@ -355,7 +355,7 @@ def test_threads_change_no_bit():
 
 
 def test_little_memory_changes_no_bit():
-    # 8 frames of 10 bytes a pixel do not fit into half of 18 MB.
+    # 8 frames of 10 bytes a pixel do not fit into 18 MB with what else is needed.
     large = Toy(8, shape=(340, 345))
     kwargs = {"iterations": 1, "min_coverage": 3}
     runs = [large.run(**kwargs, max_memory=memory) for memory in (1024, 18)]

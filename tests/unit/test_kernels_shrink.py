@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from webbkg.kernels.shrink import Pattern, Sample, measure_pattern, shrink
+from webbkg.kernels.pattern import Pattern, Sample, measure_pattern
+from webbkg.kernels.shrink import shrink
 
 SIGMA = 0.35  # noise of an exposure
 SHAPE = (128, 132)

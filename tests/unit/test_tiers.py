@@ -8,7 +8,6 @@ from astropy.stats import biweight_scale
 from webbkg.errors import ParameterError, ShapeError
 from webbkg.masks.background2d import (
     CELL,
-    bin_sum,
     fit_smooth,
     guess_smooth,
     interpolate,
@@ -267,17 +266,6 @@ def test_scatter_is_the_biweight_of_astropy():
 
 
 # --- background -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (9, 14), (1, 3), (17, 16)])
-def test_cells_are_summed(shape):
-    image = np.random.default_rng(1).integers(0, 9, shape).astype(np.float32)
-    for size in (1, 2, 4, 8):
-        expected = [
-            [image[y : y + size, x : x + size].sum() for x in range(0, shape[1], size)]
-            for y in range(0, shape[0], size)
-        ]
-        np.testing.assert_array_equal(bin_sum(image, size), expected)
 
 
 def test_cells_are_medians_of_what_is_used():

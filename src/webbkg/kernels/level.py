@@ -1,4 +1,4 @@
-"""Sums over the pixels that tell the level of a background."""
+"""The level of a background: sums over the pixels that tell it, and bringing it there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["residual_sums"]
+__all__ = ["rescale", "residual_sums"]
 
+_IMAGE_OUT = nb.types.Array(nb.float32, 2, "A")
 _IMAGE = nb.types.Array(nb.float32, 2, "A", readonly=True)
 _MASK = nb.types.Array(nb.boolean, 2, "A", readonly=True)
 _SUMS = nb.types.Array(nb.float64, 1, "C")
@@ -82,3 +83,55 @@ def _residual_sums(data, template, use, factor, low, high, sums):
         sums[2] += square
         sums[3] += product
         sums[4] += model
+
+
+def rescale(
+    image: NDArray[np.float32],
+    var: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    *,
+    factor: float,
+    offset: float,
+    factor_err: float,
+    offset_err: float,
+) -> None:
+    """
+    Make factor * image + offset, in place, and its variance.
+
+    Parameters
+    ----------
+    image, var : numpy.ndarray
+        Image and its variance, float32, shape ``(ny, nx)``.
+    inside : numpy.ndarray
+        True for pixels that are changed, bool, same shape.
+    factor, offset : float
+        Factor, and offset in the unit of the image.
+    factor_err, offset_err : float
+        Their standard errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, var = np.array([[3.0, 5.0]], np.float32), np.ones((1, 2), np.float32)
+    >>> inside = np.array([[True, False]])
+    >>> rescale(image, var, inside, factor=2.0, offset=1.0, factor_err=0.5, offset_err=1.0)
+    >>> image, var
+    (array([[7., 5.]], dtype=float32), array([[7.25, 1.  ]], dtype=float32))
+    """
+    _rescale(image, var, inside, factor, offset, factor_err, offset_err)
+
+
+@nb.njit(
+    nb.void(_IMAGE_OUT, _IMAGE_OUT, _MASK, nb.float32, nb.float32, nb.float32, nb.float32),
+    nogil=True,
+    cache=True,
+)
+def _rescale(image, var, inside, factor, offset, factor_err, offset_err):
+    ny, nx = image.shape
+    for y in range(ny):
+        for x in range(nx):
+            value, variance = image[y, x], var[y, x]
+            error = value * factor_err
+            better = factor * factor * variance + error * error + offset_err * offset_err
+            var[y, x] = better if inside[y, x] else variance
+            image[y, x] = factor * value + offset if inside[y, x] else value

@@ -17,7 +17,6 @@ from webbkg.exposure import FloatArray, MaskArray
 __all__ = [
     "CELL",
     "Cells",
-    "bin_sum",
     "fit_smooth",
     "guess_smooth",
     "interpolate",
@@ -62,41 +61,6 @@ class Cells:
     level: Grid
     scatter: Grid
     share: Grid
-
-
-def bin_sum(image: FloatArray, size: int) -> FloatArray:
-    """
-    Sum the pixels of square cells; those at the far edges may be incomplete.
-
-    Parameters
-    ----------
-    image : numpy.ndarray
-        Finite values, float32, shape ``(ny, nx)``.
-    size : int
-        Side of a cell, a power of two [px].
-
-    Returns
-    -------
-    numpy.ndarray
-        Sums, float32, shape ``(ceil(ny / size), ceil(nx / size))``.
-
-    Examples
-    --------
-    >>> bin_sum(np.ones((3, 4), dtype=np.float32), 2)
-    array([[4., 4.],
-           [2., 2.]], dtype=float32)
-    """
-    while size > 1:
-        # Halving is three times faster than sums along an axis.
-        ny, nx = image.shape
-        rows = image[: ny - ny % 2 : 2] + image[1::2]
-        rows = np.concatenate([rows, image[-1:]]) if ny % 2 else rows
-        halved = np.empty((rows.shape[0], (nx + 1) // 2), dtype=np.float32)
-        np.add(rows[:, : nx - nx % 2 : 2], rows[:, 1::2], out=halved[:, : nx // 2])
-        if nx % 2:
-            halved[:, -1] = rows[:, -1]
-        image, size = halved, size // 2
-    return image
 
 
 def measure_cells(image: FloatArray, used: MaskArray) -> Cells:

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from webbkg.errors import ParameterError, ShapeError
 from webbkg.exposure import FloatArray, MaskArray
+from webbkg.kernels.blocks import block_sums
 from webbkg.masks.background2d import (
-    bin_sum,
     fit_smooth,
     guess_smooth,
     interpolate,
@@ -364,7 +364,7 @@ def _search(
             break
         size = _bin_size(sigma)
         filtered, known = _significance(
-            bin_sum(weighted, size), bin_sum(weight, size), sigma / size
+            block_sums(weighted, size), block_sums(weight, size), sigma / size
         )
         blank = known & _mostly(weight > 0, size)
         values = _sample(filtered, blank)
@@ -388,7 +388,7 @@ def _mostly(mask: MaskArray, size: int) -> MaskArray:
     """Whether more than half of the pixels of a cell are in the mask."""
     if size == 1:
         return mask
-    return bin_sum(mask.astype(np.float32), size) > np.float32(0.5 * size**2)
+    return block_sums(mask.astype(np.float32), size) > np.float32(0.5 * size**2)
 
 
 def _sample(image: FloatArray, mask: MaskArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from webbkg.exposure import FloatArray, MaskArray
-from webbkg.masks.background2d import bin_sum
+from webbkg.kernels.blocks import block_sums
 
 __all__ = ["grow_wings"]
 
@@ -64,13 +64,13 @@ def grow_wings(image: FloatArray, noise: FloatArray, mask: MaskArray) -> MaskArr
     blank = known & ~mask
     off = np.where(blank, image - np.median(image[blank]), np.float32(0.0))
     light, amount, variance = (
-        bin_sum(plane.astype(np.float32), _BINNING)
+        block_sums(plane.astype(np.float32), _BINNING)
         for plane in (off, blank, np.where(blank, np.square(noise), np.float32(0.0)))
     )
     result = mask.copy()
     reach = _SMOOTHING / _BINNING
     for label in large:
-        source = bin_sum((labels == label).astype(np.float32), _BINNING) > 0
+        source = block_sums((labels == label).astype(np.float32), _BINNING) > 0
         found = source.copy()
         for _ in range(_MOST_STEPS):
             free = ~found

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from webbkg.errors import InputError, NoBackgroundPixelsError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
-from webbkg.kernels.shrink import ROUNDS, Pattern, Sample, find_hot, shrink
+from webbkg.kernels.blocks import sparse
+from webbkg.kernels.level import rescale
+from webbkg.kernels.pattern import Pattern, Sample, find_hot
+from webbkg.kernels.shrink import ROUNDS, shrink
 from webbkg.masks.flags import DO_NOT_USE, flag_bits
 from webbkg.masks.regions import region_map, region_names
 from webbkg.masks.tiers import TierParams, find_sources
 from webbkg.masks.wings import grow_wings
+from webbkg.methods.bands import OVERHEAD_BYTES
 from webbkg.methods.below_sources import BelowSources, Sky
 from webbkg.methods.clipping import LOW_OVER_HIGH
 from webbkg.methods.coadd import CoAdd, Grid, PackedMask
@@ -38,8 +42,10 @@ _POOR = 0.75
 _MANY_POOR = 0.05
 #: Masked fractions that change by less are the same.
 _CONVERGED = 1e-3
-#: Every third row and column is enough to begin with; an odd step does not follow the columns.
-_SPARSE = np.s_[::3, ::3]
+#: Part of the memory that backgrounds may take before they go to files.
+_PART_OF_PLANES = 2 / 3
+#: Pixels that are enough to begin with.
+_SAMPLE = 20_000
 #: Builds after the last look for sources; one is enough unless levels still change by a part of the
 #: noise.
 _MOST_BUILDS = 4
@@ -107,6 +113,7 @@ class ImageForImage:
         self._maps = tuple(maps)
         self._bad_bits = flag_bits(self.params.bad_flags)
         self._threads = count_threads(self.params.threads)
+        self._max_bytes = self.params.max_memory * 1_000_000
         self._boxes = dict(region_boxes(self.regions))
         self._largest = max(
             [label for label in self._boxes if label] or list(self._boxes),
@@ -281,19 +288,28 @@ class ImageForImage:
 
     def _start_levels(self, *, scaled: bool) -> None:
         """Begin with the medians of the regions."""
-        self._noise.clear()
-        medians = np.full((len(self.handles), int(self.regions.max()) + 1), np.nan)
-        regions = self.regions[_SPARSE]
-        for index in range(len(self.handles)):
+        n = len(self.handles)
+        medians = np.full((n, int(self.regions.max()) + 1), np.nan)
+        known = np.ones(n, np.bool_)
+        self._noise = [math.inf] * n
+        some = sparse(self.regions.size, _SAMPLE)
+        regions = self.regions[some]
+
+        def start(index: int) -> None:
             exposure = self._load(index)
-            data = np.where(self.masks[index].whole(), np.float32(np.nan), exposure.data)[_SPARSE]
+            data = exposure.data[some].copy()
+            data[self.masks[index].whole()[some]] = np.nan
             for label in self.names:
                 values = data[regions == label]
-                if np.isfinite(values).any():
-                    medians[index, label] = np.nanmedian(values)
-            noise, known = _typical_noise(exposure, self.regions == self._largest)
-            self._noise.append(noise)
-            self._errors_known &= known
+                values = values[np.isfinite(values)]
+                if values.size:
+                    medians[index, label] = np.median(values)
+            self._noise[index], known[index] = _typical_noise(
+                exposure, self.regions == self._largest
+            )
+
+        run_tasks(start, range(n), self._threads)
+        self._errors_known = bool(known.all())
         # What is hardly brighter than its noise cannot be scaled.
         bright = np.nan_to_num(np.fmin.reduce(medians, axis=0)) > _SCALABLE * np.median(self._noise)
         self._scaled = bright & scaled
@@ -406,8 +422,8 @@ class ImageForImage:
                 )
             ]
             nothing = PackedMask.nothing(self.window.shape)
-            below = self._empty_planes(len(free))
-            self._combine_into(below, free, [nothing] * len(free))
+            below = self._empty_planes(len(free), taken=self.planes.in_memory)
+            self._combine_into(below, free, [nothing] * len(free), taken=self.planes.in_memory)
             for index, few in enumerate(hidden):
                 use = few & (below.n_used[index] > self.planes.n_used[index])
                 np.copyto(self.planes.image[index], below.image[index], where=use)
@@ -426,6 +442,8 @@ class ImageForImage:
         planes: LooPlanes,
         handles: Sequence[ExposureHandle],
         masks: Sequence[PackedMask],
+        *,
+        taken: int = 0,
     ) -> None:
         combine_others(
             handles,
@@ -438,14 +456,15 @@ class ImageForImage:
                 median=self.params.combine == "median",
             ),
             bad_bits=self._bad_bits,
-            max_bytes=self.params.max_memory * 1_000_000,
+            max_bytes=self._max_bytes - taken,
             n_threads=self._threads,
             out=planes,
         )
 
-    def _empty_planes(self, n: int) -> LooPlanes:
-        """Make planes in memory if they fit into half of what is allowed, else on disk."""
-        return LooPlanes.empty(n, self.window.shape, self.params.max_memory * 500_000)
+    def _empty_planes(self, n: int, taken: int = 0) -> LooPlanes:
+        """Make planes in memory if all fit into their part of what is allowed, else on disk."""
+        allowed = min(_PART_OF_PLANES * self._max_bytes, self._max_bytes - 2 * OVERHEAD_BYTES)
+        return LooPlanes.empty(n, self.window.shape, int(allowed) - taken)
 
     def _sample(self, index: int) -> Sample:
         exposure = self._load(index)
@@ -463,10 +482,11 @@ class ImageForImage:
     def _finish(self, index: int) -> None:
         """Take noise out of a background, fill its holes, and bring it to its exposure's level."""
         exposure = self._load(index)
-        image, var = np.array(self.planes.image[index]), np.array(self.planes.var[index])
-        enough = self.planes.n_used[index] >= self.params.min_coverage
+        image, var, n_used = (plane[index] for plane in self.planes)
+        hot = self._hot[index] if self._hot else {}
+        before = {place: float(image[place]) for place in hot}
+        enough = n_used >= self.params.min_coverage
         holes = ~enough & np.isfinite(exposure.data)
-        n_used = self.planes.n_used[index]
         uneven = np.mean(n_used < _POOR * n_used.max()) > _MANY_POOR
         for label, ((rows, columns), inside) in self._boxes.items():
             cut, cut_var = image[rows, columns], var[rows, columns]
@@ -485,14 +505,13 @@ class ImageForImage:
             )
             np.copyto(cut, better.image, where=inside)
             np.copyto(cut_var, better.var, where=inside)
-        for (y, x), height in self._hot[index].items() if self._hot else ():
+        for place, height in hot.items():
             # Unknown, or taken for a cosmic ray.
-            if not enough[y, x] and not self.planes.image[index, y, x] - image[y, x] < height / 2:
-                image[y, x] += height
+            if not enough[place] and not before[place] - image[place] < height / 2:
+                image[place] += height
         if self.params.scaling != "none":
             self._fit_levels(index, exposure.data, image)
             self._bring_to_level(index, image, var)
-        self.planes.image[index], self.planes.var[index] = image, var
         self.planes.release()
 
     def _bring_to_level(self, index: int, image: FloatArray, var: FloatArray) -> None:
@@ -503,14 +522,16 @@ class ImageForImage:
             if not math.isfinite(fit.err) and self._scaled[label] == self._scaled[self._largest]:
                 fit = fits[label] = fits[self._largest]
             err = fit.err if math.isfinite(fit.err) else 0.0
-            cut, cut_var = image[rows, columns], var[rows, columns]
-            if self._scaled[label]:
-                better = np.float32(fit.value**2) * cut_var + np.square(cut * np.float32(err))
-                np.copyto(cut_var, better, where=inside)
-                np.copyto(cut, cut * np.float32(fit.value), where=inside)
-            else:
-                np.copyto(cut_var, cut_var + np.float32(err**2), where=inside)
-                np.copyto(cut, cut + np.float32(fit.value), where=inside)
+            scaled = bool(self._scaled[label])
+            rescale(
+                image[rows, columns],
+                var[rows, columns],
+                inside,
+                factor=fit.value if scaled else 1.0,
+                offset=0.0 if scaled else fit.value,
+                factor_err=err if scaled else 0.0,
+                offset_err=0.0 if scaled else err,
+            )
 
     # Sources
 
@@ -615,7 +636,8 @@ def _check_partners(n: int, partners: Sequence[Sequence[int]] | None) -> None:
 
 def _typical_noise(exposure: Exposure, lit: MaskArray) -> tuple[float, bool]:
     """Typical noise of a pixel, and whether ERR told it."""
-    err = exposure.err[_SPARSE][lit[_SPARSE] & np.isfinite(exposure.data[_SPARSE])]
+    some = sparse(lit.size, _SAMPLE)
+    err = exposure.err[some][lit[some] & np.isfinite(exposure.data[some])]
     err = err[np.isfinite(err) & (err > 0)]
     if err.size:
         return float(np.median(err)), True

@@ -205,6 +205,11 @@ class LooPlanes:
         )
         return cls(image, var, n_used, maps)
 
+    @property
+    def in_memory(self) -> int:
+        """Bytes that the arrays take, unless they are in files."""
+        return 0 if self.maps else sum(plane.nbytes for plane in self)
+
     def release(self) -> None:
         """Take pages of files out of this process's memory; they are kept on their way to disk."""
         for one in self.maps:

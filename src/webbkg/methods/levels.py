@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from webbkg.exposure import FloatArray, MaskArray
+from webbkg.kernels.blocks import sparse
 from webbkg.kernels.level import residual_sums
 
 __all__ = ["LevelFit", "fit_level"]
@@ -65,13 +66,12 @@ def fit_level(
     about the median. All pixels have the same weight: variances that come from the data give more
     weight to pixels that are low by chance, which biases the level low.
     """
-    # A sample is enough for the limits of clipping; an odd step does not follow the columns.
-    step = math.isqrt(data.size // _SAMPLE) | 1
-    sample = np.s_[::step, ::step]
+    # A sample is enough for the limits of clipping.
+    sample = sparse(data.size, _SAMPLE)
     good = use[sample] & np.isfinite(data[sample]) & np.isfinite(template[sample])
     values, model = data[sample][good], template[sample][good]
     failed = LevelFit(1.0 if multiplicative else 0.0, math.nan, math.nan)
-    if values.size < MIN_PIXELS / step**2:
+    if values.size < MIN_PIXELS * data[sample].size / data.size:
         return failed
     middle = float(np.median(model))
     level = float(np.median(values)) / middle if multiplicative and middle else 1.0

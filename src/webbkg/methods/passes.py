@@ -40,7 +40,7 @@ def combine_others(
     bad_bits : int
         Data-quality bits of pixels that are not used.
     max_bytes : int
-        Memory to work in; planes in memory take half of it.
+        Memory to work in, that of `out` counted.
     n_threads : int
         Threads to work with.
     out : LooPlanes
@@ -49,17 +49,18 @@ def combine_others(
     passes: dict[tuple[int, ...], list[int]] = {}
     for index, chosen in enumerate(partners):
         passes.setdefault(tuple(sorted({index, *chosen})), []).append(index)
+    free = max_bytes - out.in_memory
     for members, wanted in passes.items():
         whole = len(wanted) == len(handles)
         shape = out.image.shape[1], out.image.shape[2]
-        planes = out if whole else LooPlanes.empty(len(members), shape, max_bytes // 2)
+        planes = out if whole else LooPlanes.empty(len(members), shape, free // 2)
         leave_one_out(
             [handles[k] for k in members],
             [masks[k] for k in members],
             Levels(levels.factors[list(members)], levels.offsets[list(members)], levels.regions),
             rule=rule,
             bad_bits=bad_bits,
-            max_bytes=max_bytes if planes.maps else max_bytes // 2,
+            max_bytes=free if whole else free - planes.in_memory,
             n_threads=n_threads,
             out=planes,
         )

@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.exposure import FloatArray, MaskArray, Window
-from webbkg.kernels.shrink import (
-    ROUNDS,
+from webbkg.kernels.pattern import (
     Pattern,
     Power,
     Sample,
     find_special,
-    local_mean,
     measure_power,
     pattern_of,
-    shrink,
 )
+from webbkg.kernels.shrink import ROUNDS, shrink
+from webbkg.kernels.smooth import local_mean
 from webbkg.masks.regions import region_map
 from webbkg.methods.stack import Stack, StackMean
 from webbkg.parallel import run_tasks
