@@ -45,7 +45,7 @@ _CONVERGED = 1e-3
 #: Part of the memory that backgrounds may take before they go to files.
 _PART_OF_PLANES = 2 / 3
 #: Pixels that are enough to begin with.
-_SAMPLE = 20_000
+_SAMPLE = 100_000
 #: Builds after the last look for sources; one is enough unless levels still change by a part of the
 #: noise.
 _MOST_BUILDS = 4
