@@ -17,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/webbkg demo -o demo --overwrite
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from webbkg.errors import InputError, OutputError, WebbkgError
@@ -191,20 +192,28 @@ def make_merged(
             check_free(layout.merged_rate(path.path), overwrite=overwrite)
             check_free(layout.association(path.path), overwrite=overwrite)
     n_failed = sum(1 if plan.error else len(plan.exposures) - len(plan.usable) for plan in plans)
+    failed: list[str] = []
     for plan in plans:
         if plan.error:
             talk.fail(plan.error)
             continue
         for text in plan.warnings:
             talk.warn(text)
-        try:
+        with _going_on(talk, failed):
             _merge(plan, masks, layout, params, maps, talk, overwrite)
-        except OutputError:
-            raise
-        except WebbkgError as error:
-            talk.fail(str(error))
-            n_failed += 1
-    return n_failed
+    return n_failed + len(failed)
+
+
+@contextmanager
+def _going_on(talk: Talk, failed: list[str]) -> Iterator[None]:
+    """Tell of an error and go on with the next; a full disk would not get better."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except WebbkgError as error:
+        talk.fail(str(error))
+        failed.append(str(error))
 
 
 def _merge(
@@ -308,19 +317,12 @@ def make_subtracted(
     associations = [path for item in inputs for path in _associations(item, output)]
     for path in associations:
         check_free(_target(path, calibrated=calibrated), overwrite=overwrite)
-    n_failed = 0
+    failed: list[str] = []
     for path in associations:
-        try:
-            made = _subtract(path, calibrated=calibrated, overwrite=overwrite)
-        except OutputError:
-            raise
-        except WebbkgError as error:
-            talk.fail(str(error))
-            n_failed += 1
-        else:
-            talk.say(f"{made}")
+        with _going_on(talk, failed):
+            talk.say(f"{_subtract(path, calibrated=calibrated, overwrite=overwrite)}")
         talk.advance(1.0 / len(associations))
-    return n_failed
+    return len(failed)
 
 
 def _associations(item: Path, output: Path | None) -> list[Path]:
@@ -411,11 +413,11 @@ def make_mosaics(
         check_free(output / f"{group.name}_i2d.fits", overwrite=overwrite)
     from webbkg.pipeline import mosaic
 
-    n_failed = 0
+    failed: list[str] = []
     with removing_empty(output):
         for group in groups:
             paths = [member.path for member in group.members if isinstance(member, FileHandle)]
-            try:
+            with _going_on(talk, failed):
                 made = mosaic(
                     paths,
                     group.name,
@@ -424,12 +426,6 @@ def make_mosaics(
                     match_sky=match_sky,
                     overwrite=overwrite,
                 )
-            except OutputError:
-                raise
-            except WebbkgError as error:
-                talk.fail(str(error))
-                n_failed += 1
-            else:
                 talk.say(f"{made}: {len(paths)} exposures")
             talk.advance(1.0 / len(groups))
-    return n_failed
+    return len(failed)
