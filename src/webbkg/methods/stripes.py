@@ -1,0 +1,338 @@
+"""From an exposure to the stripes of its integrations: sources masked, lines measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from webbkg.exposure import ExposureHandle, FloatArray, MaskArray
+from webbkg.masks.tiers import TierParams, find_sources
+from webbkg.methods.readout import Readout
+from webbkg.methods.stripe_levels import (
+    MEDIAN_ERROR,
+    Levels,
+    Lines,
+    amplifier_levels,
+    high_frequencies,
+    model_levels,
+    rough_levels,
+    row_levels,
+)
+
+__all__ = ["Planes", "Scatter", "Sources", "Stripes", "find_stripes"]
+
+_METHODS: dict[str, Callable[[Lines], Levels]] = {
+    "rows": row_levels,
+    "amplifiers": amplifier_levels,
+    "model": model_levels,
+}
+#: Kernels up to this width find sources that hide stripes [px]; wider sources are part of the
+#: model's sky.
+_NARROW = 5.0
+#: Every so many pixels are enough to measure the noise.
+_STEP = 7
+#: Pixels on either side that tell the level around one of a line [px].
+_SLOW_PIXELS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Stripes:
+    """
+    The stripes of one image.
+
+    Parameters
+    ----------
+    levels : numpy.ndarray
+        What is subtracted from each line in each amplifier, float32, shape ``(n_lines,
+        n_amplifiers)``, unit of the data; NaN where nothing is.
+    var : numpy.ndarray
+        Its variance, same shape.
+    across : numpy.ndarray or None
+        What is subtracted from each pixel of every line, float32, shape ``(length,)``.
+    across_var : numpy.ndarray or None
+        Its variance.
+    readout : Readout
+        Lines and amplifiers.
+    sky : float
+        Level of the sky, unit of the data, which is not part of `levels`.
+    noise : float
+        Noise of a pixel as measured, unit of the data.
+    n_used : numpy.ndarray
+        Pixels that tell the level of each line in each amplifier, int32, shape of `levels`.
+    n_hidden : int
+        Lines all of whose usable pixels are in sources.
+    scatter : Scatter
+        How the lines scatter before and after.
+    """
+
+    levels: FloatArray
+    var: FloatArray
+    across: FloatArray | None
+    across_var: FloatArray | None
+    readout: Readout
+    sky: float
+    noise: float
+    n_used: NDArray[np.int32]
+    n_hidden: int
+    scatter: Scatter
+
+    def image(self) -> FloatArray:
+        """Image that is subtracted, float32, shape ``(ny, nx)``; 0 where there is no level."""
+        return self._spread(self.levels, self.across)
+
+    def variance(self) -> FloatArray:
+        """Variance of `image`, same shape."""
+        return self._spread(self.var, self.across_var)
+
+    def uncorrected(self) -> MaskArray:
+        """True where there is no level, bool, shape ``(ny, nx)``."""
+        return self.readout.spread(np.isnan(self.levels))
+
+    def _spread(self, levels: FloatArray, across: FloatArray | None) -> FloatArray:
+        image = self.readout.spread(np.nan_to_num(levels, nan=0.0))
+        if across is not None:
+            image += across if self.readout.horizontal else across[:, np.newaxis]
+        return image
+
+
+class Scatter(NamedTuple):
+    """
+    High-frequency scatter of the means of lines in amplifiers, over unmasked pixels.
+
+    Parameters
+    ----------
+    before, after : float
+        That of the image with and without its stripes, unit of the data.
+    expected : float
+        That of white noise alone.
+    """
+
+    before: float
+    after: float
+    expected: float
+
+
+class Sources(NamedTuple):
+    """
+    Sources of an exposure, lines being rows.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        True for a source, bool, shape ``(n_lines, length)``.
+    tiers : numpy.ndarray or None
+        Bit planes of the tiers that found it, uint8, same shape; None for other masks.
+    narrow : numpy.ndarray
+        Those that a smooth sky does not describe, bool, same shape.
+    """
+
+    mask: MaskArray
+    tiers: NDArray[np.uint8] | None
+    narrow: MaskArray
+
+    @classmethod
+    def of_mask(cls, mask: MaskArray) -> Sources:
+        """Take a mask as it is."""
+        return cls(mask, None, mask)
+
+
+class Planes:
+    """
+    Integrations of an exposure as lines.
+
+    Parameters
+    ----------
+    science : ExposureHandle
+        Exposure.
+    readout : Readout
+        Its lines.
+    bad_bits : int
+        Data-quality bits of pixels that are not used.
+    flat : numpy.ndarray, optional
+        Flat field that the exposure has not been divided by, float32, shape ``(ny, nx)``; what it
+        makes of the level of the sky is taken off.
+    """
+
+    def __init__(
+        self,
+        science: ExposureHandle,
+        readout: Readout,
+        bad_bits: int,
+        flat: FloatArray | None = None,
+    ) -> None:
+        self.science = science
+        self.readout = readout
+        self._bad_bits = np.uint32(bad_bits)
+        self._flat = None if flat is None else readout.lines(np.asarray(flat, np.float32))
+
+    def __len__(self) -> int:
+        return self.science.n_integrations or 1
+
+    def load(self, index: int) -> Lines:
+        """
+        Load an integration.
+
+        Parameters
+        ----------
+        index : int
+            Integration, from 0.
+
+        Returns
+        -------
+        Lines
+            All usable pixels, sources too; 0 where unusable.
+        """
+        exposure = self.science.load_integration(index)
+        used = np.isfinite(exposure.data) & ((exposure.dq & self._bad_bits) == 0)
+        if exposure.mask is not None:
+            used &= ~exposure.mask
+        image = self.readout.lines(np.where(used, exposure.data, np.float32(0.0)))
+        used = self.readout.lines(used)
+        if self._flat is not None:
+            used &= np.isfinite(self._flat) & (self._flat > 0)
+            if used.any():
+                sky = np.median(image[used] / self._flat[used])
+                image = np.where(used, image - sky * (self._flat - 1), np.float32(0.0))
+        return Lines(image, used, self.readout.bounds, _noise(image, used))
+
+    def find_sources(self, n_sigma: float) -> Sources:
+        """
+        Look for sources in tiers, in the mean of all integrations.
+
+        Parameters
+        ----------
+        n_sigma : float
+            Threshold in units of the scatter.
+
+        Returns
+        -------
+        Sources
+            What was found.
+        """
+        params = TierParams.for_frame(n_sigma=n_sigma)
+        found = find_sources(self.mean(), params=params)
+        narrow = sum(1 << k for k, sigma in enumerate(params.sigmas) if sigma <= _NARROW)
+        return Sources(found.planes > 0, found.planes, (found.planes & narrow) > 0)
+
+    def mean(self) -> FloatArray:
+        """
+        Average all integrations, stripes roughly taken off.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float32, shape ``(n_lines, length)``; NaN where no integration has a value.
+        """
+        total: FloatArray | None = None
+        for index in range(len(self)):
+            lines = self.load(index)
+            clean = np.where(lines.used, lines.image - lines.spread(rough_levels(lines)), 0.0)
+            if total is None:
+                total, number = clean, lines.used.astype(np.float32)
+            else:
+                total += clean
+                number += lines.used
+        if total is None:
+            return np.empty((0, 0), np.float32)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
+
+
+def find_stripes(
+    lines: Lines, sources: Sources, readout: Readout, method: str, *, columns: bool
+) -> Stripes:
+    """
+    Find the stripes of one image.
+
+    Parameters
+    ----------
+    lines : Lines
+        The image, all usable pixels.
+    sources : Sources
+        What is masked.
+    readout : Readout
+        Its lines.
+    method : str
+        ``rows``, ``amplifiers`` or ``model``.
+    columns : bool
+        Whether to look for stripes across the lines too.
+
+    Returns
+    -------
+    Stripes
+        The stripes.
+    """
+    blank = Lines(lines.image, lines.used & ~sources.mask, lines.bounds, lines.noise)
+    masked = sources.narrow if method == "model" else sources.mask
+    levels = _METHODS[method](Lines(lines.image, lines.used & ~masked, lines.bounds, lines.noise))
+    n_used = np.stack([np.count_nonzero(blank.used[:, k], axis=1) for k in lines.parts()], axis=1)
+    known = np.nan_to_num(levels.values, nan=0.0)
+    across = across_var = None
+    if columns:
+        across, across_var = _across(blank, known)
+    return Stripes(
+        levels=levels.values,
+        var=levels.var,
+        across=across,
+        across_var=across_var,
+        readout=readout,
+        sky=levels.sky,
+        noise=lines.noise,
+        n_used=n_used.astype(np.int32),
+        n_hidden=int(np.count_nonzero(lines.used.any(axis=1) & ~blank.used.any(axis=1))),
+        scatter=_scatter(blank, known, n_used),
+    )
+
+
+def _noise(image: FloatArray, used: MaskArray) -> float:
+    """Noise of a pixel, from neighbours along lines, which share their stripe."""
+    rows, ok = image[::_STEP], used[::_STEP]
+    steps = np.diff(rows, axis=1)[ok[:, 1:] & ok[:, :-1]]
+    if not steps.size:
+        return 1.0
+    width = 1.4826 / math.sqrt(2.0) * float(np.median(np.abs(steps - np.median(steps))))
+    # Images without noise.
+    return width or max(1e-6 * float(np.abs(rows[ok]).max()), 1e-30)
+
+
+def _across(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Levels of pixels along all lines, as far as they differ from their neighbours.
+
+    Shrunk by what part of their scatter is noise.
+    """
+    clean = np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
+    n = np.count_nonzero(lines.used, axis=0)
+    known = n > 0
+    medians = np.zeros(len(n), np.float32)
+    medians[known] = np.nanmedian(clean[:, known], axis=0)
+    medians[~known] = np.median(medians[known]) if known.any() else 0.0
+    off = medians - ndimage.median_filter(medians, 2 * _SLOW_PIXELS + 1, mode="nearest")
+    with np.errstate(divide="ignore"):
+        err2 = np.where(known, np.square(MEDIAN_ERROR * lines.noise) / np.maximum(n, 1), np.inf)
+    shared = max(0.0, float(np.var(off[known]) - np.mean(err2[known]))) if known.any() else 0.0
+    weight = np.where(known, shared / (shared + err2 + 1e-30), 0.0)
+    across = (weight * off).astype(np.float32)
+    across -= across.mean()
+    return across, np.where(known, weight * err2, shared).astype(np.float32)
+
+
+def _scatter(lines: Lines, levels: FloatArray, n_used: NDArray[np.int64]) -> Scatter:
+    """Scatter of the means of lines in amplifiers before and after."""
+    known = n_used > 0
+    if not known.any():
+        return Scatter(math.nan, math.nan, math.nan)
+    clean = np.where(lines.used, lines.image, np.float32(0.0))
+    means = np.stack([clean[:, k].sum(axis=1) for k in lines.parts()], axis=1)
+    means = means / np.maximum(n_used, 1)
+    means = np.where(known, means, np.median(means[known]))
+    before, after = (
+        float(np.std(high_frequencies(part)[known])) for part in (means, means - levels)
+    )
+    expected = lines.noise * math.sqrt(float(np.mean(1.0 / n_used[known])))
+    return Scatter(before, after, expected)
