@@ -118,6 +118,22 @@ def test_columns():
     assert np.std(left - np.convolve(left, np.ones(17) / 17, "same")) < 2 * NOISE / 16
 
 
+def test_auto_says_what_it_chose():
+    image, _ = frame()
+    found = destripe(handle(image), DestripeParams(method="rows", auto=True))
+    assert found.params.method == "model"
+    assert not found.params.columns
+    assert found.diagnostics.choices[0] == (
+        "method model: 256 lines of 256 px, enough for the model"
+    )
+    columns = np.random.default_rng(5).normal(0.0, 5e-3, 256)
+    found = destripe(handle(image + columns), DestripeParams(auto=True))
+    assert found.params.columns
+    assert found.stripes[0].across is not None
+    found = destripe(handle(image[:32]), DestripeParams(auto=True))
+    assert found.params.method == "amplifiers"
+
+
 def test_a_frame_without_stripes_is_hardly_changed():
     rng = np.random.default_rng(4)
     image = 0.1 + rng.normal(0.0, NOISE, (256, 256))

@@ -14,13 +14,17 @@ from webbkg.errors import NoBackgroundPixelsError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
 from webbkg.masks.flags import BAD_FLAGS, FLAG_BITS, flag_bits
 from webbkg.methods.readout import Readout
-from webbkg.methods.stripes import Planes, Sources, Stripes, find_stripes
+from webbkg.methods.stripes import Planes, Sources, Stripes, column_scatter, find_stripes
 from webbkg.params import Params, param
 
 __all__ = ["DestripeDiagnostics", "DestripeParams", "Destriped", "Stripes", "destripe"]
 
 #: Flag of pixels of lines that have no level of their own.
 UNCORRECTED = FLAG_BITS["UNRELIABLE_BIAS"]
+#: Frames with fewer lines, or shorter ones, tell no power [px].
+_SMALL = 64
+#: Columns that scatter more, in units of what noise makes of them, are stripes.
+_CLEARLY_MORE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +259,7 @@ def destripe(
     planes = Planes(science, readout, flag_bits(params.bad_flags), flat)
     _check_usable(planes)
     sources = _sources(planes, params, mask)
+    params, choices = _choose(planes, sources, params) if params.auto else (params, ())
     progress(0.5)
     stripes = []
     for index in range(len(planes)):
@@ -272,8 +277,30 @@ def destripe(
         stripes=tuple(stripes),
         mask=readout.lines(sources.mask),
         tiers=None if sources.tiers is None else readout.lines(sources.tiers),
-        diagnostics=_diagnose(sources, stripes, params),
+        diagnostics=replace(_diagnose(sources, stripes, params), choices=choices),
     )
+
+
+def _choose(
+    planes: Planes, sources: Sources, params: DestripeParams
+) -> tuple[DestripeParams, tuple[str, ...]]:
+    """Choose method and columns by looking at the first integration."""
+    lines = planes.load(0)
+    n_lines, length = lines.image.shape
+    small = min(n_lines, length) < _SMALL
+    method = "amplifiers" if small else "model"
+    ratio = column_scatter(lines, sources)
+    columns = bool(ratio > _CLEARLY_MORE)
+    enough = "too few for a model of stripes and sky" if small else "enough for the model"
+    with_or = "with" if columns else "without"
+    scatter = f"they scatter {ratio:.2f} times as much as noise lets them, the limit is"
+    masked = 100 * float(sources.mask.mean())
+    choices = (
+        f"method {method}: {n_lines} lines of {length} px, {enough}",
+        f"{with_or} columns: {scatter} {_CLEARLY_MORE}",
+        f"{masked:.1f} % of the pixels are masked as sources",
+    )
+    return params.changed(method=method, columns=columns), choices
 
 
 def _check_usable(planes: Planes) -> None:

@@ -25,7 +25,7 @@ from webbkg.methods.stripe_levels import (
     row_levels,
 )
 
-__all__ = ["Planes", "Scatter", "Sources", "Stripes", "find_stripes"]
+__all__ = ["Planes", "Scatter", "Sources", "Stripes", "column_scatter", "find_stripes"]
 
 _METHODS: dict[str, Callable[[Lines], Levels]] = {
     "rows": row_levels,
@@ -300,12 +300,33 @@ def _noise(image: FloatArray, used: MaskArray) -> float:
     return width or max(1e-6 * float(np.abs(rows[ok]).max()), 1e-30)
 
 
-def _across(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
+def column_scatter(lines: Lines, sources: Sources) -> float:
     """
-    Levels of pixels along all lines, as far as they differ from their neighbours.
+    Compare how pixels along all lines scatter with what noise makes of them.
 
-    Shrunk by what part of their scatter is noise.
+    Parameters
+    ----------
+    lines : Lines
+        The image, all usable pixels.
+    sources : Sources
+        What is masked.
+
+    Returns
+    -------
+    float
+        Scatter of the medians across lines about their neighbours, over that of white noise.
     """
+    blank = Lines(lines.image, lines.used & ~sources.mask, lines.bounds, lines.noise)
+    off, err2 = _columns(blank, rough_levels(blank))
+    known = np.isfinite(err2)
+    if not known.any():
+        return math.nan
+    width = 1.4826 * float(np.median(np.abs(off[known])))
+    return width / math.sqrt(float(np.median(err2[known])))
+
+
+def _columns(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Medians across lines less those of their neighbours, and squares of their errors."""
     clean = np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
     n = np.count_nonzero(lines.used, axis=0)
     known = n > 0
@@ -315,11 +336,22 @@ def _across(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
     off = medians - ndimage.median_filter(medians, 2 * _SLOW_PIXELS + 1, mode="nearest")
     with np.errstate(divide="ignore"):
         err2 = np.where(known, np.square(MEDIAN_ERROR * lines.noise) / np.maximum(n, 1), np.inf)
+    return off, err2
+
+
+def _across(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Levels of pixels along all lines, as far as they differ from their neighbours.
+
+    Shrunk by what part of their scatter is noise.
+    """
+    off, err2 = _columns(lines, levels)
+    known = np.isfinite(err2)
     shared = max(0.0, float(np.var(off[known]) - np.mean(err2[known]))) if known.any() else 0.0
     weight = np.where(known, shared / (shared + err2 + 1e-30), 0.0)
     across = (weight * off).astype(np.float32)
     across -= across.mean()
-    return across, np.where(known, weight * err2, shared).astype(np.float32)
+    return across, np.where(known, shared * (1.0 - weight), shared).astype(np.float32)
 
 
 def _scatter(lines: Lines, levels: FloatArray, n_used: NDArray[np.int64]) -> Scatter:
