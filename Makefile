@@ -35,6 +35,7 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/bench_average.py
+	$(BIN)/python benchmarks/bench_destripe.py
 	$(BIN)/python benchmarks/bench_simulate.py
 
 clean:

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 from webbkg._version import __version__
 
 if TYPE_CHECKING:
-    from webbkg.api import average, i4i
+    from webbkg.api import average, destripe, i4i
     from webbkg.errors import WebbkgError, WebbkgWarning
     from webbkg.exposure import Exposure, ExposureHandle, MemoryHandle, Window
     from webbkg.methods.average import AverageParams
+    from webbkg.methods.destripe import Destriped, DestripeParams
     from webbkg.methods.i4i import I4iParams
     from webbkg.results import Subtraction
     from webbkg.template import Template
 
 __all__ = [
     "AverageParams",
+    "DestripeParams",
+    "Destriped",
     "Exposure",
     "ExposureHandle",
     "I4iParams",
@@ -33,11 +36,14 @@ __all__ = [
     "Window",
     "__version__",
     "average",
+    "destripe",
     "i4i",
 ]
 
 _HOMES = {
     "AverageParams": "webbkg.methods.average",
+    "DestripeParams": "webbkg.methods.destripe",
+    "Destriped": "webbkg.methods.destripe",
     "Exposure": "webbkg.exposure",
     "ExposureHandle": "webbkg.exposure",
     "I4iParams": "webbkg.methods.i4i",
@@ -48,6 +54,7 @@ _HOMES = {
     "WebbkgWarning": "webbkg.errors",
     "Window": "webbkg.exposure",
     "average": "webbkg.api",
+    "destripe": "webbkg.api",
     "i4i": "webbkg.api",
 }
 

@@ -18,7 +18,7 @@ from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams
 from webbkg.methods.i4i import I4iParams
 from webbkg.methods.i4i import i4i as image_for_image
-from webbkg.methods.inputs import check_inputs
+from webbkg.methods.inputs import check_inputs, cut_short
 from webbkg.methods.partners import plan_groups
 from webbkg.results import Subtraction
 from webbkg.sky import SkyMap
@@ -26,10 +26,15 @@ from webbkg.sky import SkyMap
 if TYPE_CHECKING:
     from stdatamodels.jwst.datamodels import JwstDataModel  # noqa: TID251
 
-__all__ = ["average", "checked", "handle_of", "i4i"]
+    from webbkg.methods.destripe import Destriped, DestripeParams
+
+__all__ = ["average", "checked", "checked_stripes", "destripe", "handle_of", "i4i"]
 
 #: What an exposure can be given as.
 ExposureLike: TypeAlias = "str | Path | NDArray[Any] | Exposure | ExposureHandle | JwstDataModel"
+
+#: Pixels of a line that is read by four amplifiers where nothing else tells their number.
+_SHARED_LINE = 2048
 
 
 def average(
@@ -217,6 +222,174 @@ def i4i(
     for text in dict.fromkeys((*plan.warnings, *found)):
         warnings.warn(text, WebbkgWarning, stacklevel=2)
     return results
+
+
+def destripe(
+    exposure: ExposureLike,
+    params: DestripeParams | None = None,
+    *,
+    mask: str | Path | NDArray[Any] | None = None,
+    flat: str | Path | NDArray[Any] | None = None,
+    fast_axis: int | None = None,
+    n_outputs: int | None = None,
+    force: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Destriped:
+    """
+    Remove the stripes of the readout from an exposure.
+
+    Parameters
+    ----------
+    exposure : path, numpy.ndarray, Exposure, ExposureHandle or data model
+        Exposure, shape ``(ny, nx)`` or ``(nints, ny, nx)``; each integration has stripes of its
+        own. A bare array has no errors and no flags, and `fast_axis` and `n_outputs` tell how it
+        was read; all else tells that by its keywords FASTAXIS and NOUTPUTS.
+    params : DestripeParams, optional
+        Parameters.
+    mask : path or numpy.ndarray, optional
+        Not 0, or True, where there is a source, shape ``(ny, nx)``; sources are looked for if not
+        given.
+    flat : path or numpy.ndarray, optional
+        Flat field that the exposure has not been divided by; a file of one may be of the whole
+        detector.
+    fast_axis : int, optional
+        For a bare array: 1 (default) if its rows were read one after another, 2 if its columns
+        were.
+    n_outputs : int, optional
+        For a bare array: number of amplifiers that share each line evenly; 4 (as on full frames of
+        the near-infrared detectors) if lines have 2048 pixels and 1 otherwise, if not given.
+    force : bool, optional
+        Remove stripes from an exposure whose stripes have been removed already, take a mask of
+        more than 90 % of the pixels, and a flat field of another detector or filter, or for an
+        exposure that has been divided by one; it warns instead of raising.
+    progress : callable, optional
+        Called with fractions of the work as they are done.
+
+    Returns
+    -------
+    Destriped
+        ``exposure`` is the corrected exposure, ``stripes`` what was subtracted from each
+        integration, ``mask`` what was masked; `diagnostics` tells the rest.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, the header does not tell how the detector was read, stripes have
+        been removed already, or the mask seems to have the opposite sense.
+    ParameterError
+        If `params` is not what it should be, or `fast_axis` or `n_outputs` are given for an
+        exposure with keywords.
+    ShapeError
+        If arrays have shapes that do not fit.
+    NoBackgroundPixelsError
+        If no usable pixel is left without a source.
+
+    Warns
+    -----
+    WebbkgWarning
+        If something about the result should be known.
+
+    Notes
+    -----
+    See `webbkg.methods.destripe.destripe` for the method.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from webbkg import DestripeParams, destripe
+    >>> rng = np.random.default_rng(1)
+    >>> stripes = rng.normal(0.0, 5.0, (64, 1))
+    >>> image = 20.0 + stripes + rng.normal(0.0, 1.0, (64, 64))
+    >>> result = destripe(image, DestripeParams(method="rows", mask="simple"))
+    >>> bool(np.std(np.median(result.exposure.data, axis=1)) < 0.01)
+    True
+    """
+    # Who calls another function need not wait for these.
+    from webbkg.io.destripe_inputs import checked_flat, checked_mask, read_flat, read_mask
+    from webbkg.methods.destripe import DestripeParams
+    from webbkg.methods.destripe import destripe as remove_stripes
+
+    if not isinstance(params, DestripeParams | None):
+        raise ParameterError(
+            f"params must be a DestripeParams, got {type(params).__name__}; write "
+            "DestripeParams(method='rows')"
+        )
+    handle = _read_out(exposure, fast_axis, n_outputs)
+    remarks = checked_stripes(handle, exposure, with_flat=flat is not None, force=force)
+    sources = field = None
+    if isinstance(mask, str | Path):
+        sources = read_mask(Path(mask), handle, force=force)
+    elif mask is not None:
+        sources = checked_mask(np.asarray(mask), handle, force=force)
+    if isinstance(flat, str | Path):
+        field = read_flat(Path(flat), handle, force=force)
+    elif flat is not None:
+        field = checked_flat(np.asarray(flat), handle)
+    result = remove_stripes(handle, params, mask=sources, flat=field, progress=progress)
+    for text in (*remarks, *result.diagnostics.warnings):
+        warnings.warn(text, WebbkgWarning, stacklevel=2)
+    return result
+
+
+def _read_out(
+    exposure: ExposureLike, fast_axis: int | None, n_outputs: int | None
+) -> ExposureHandle:
+    """Make a handle whose keywords tell how it was read."""
+    if not isinstance(exposure, np.ndarray):
+        if fast_axis is not None or n_outputs is not None:
+            raise ParameterError(
+                "fast_axis and n_outputs are for bare arrays; other exposures tell by FASTAXIS "
+                "and NOUTPUTS how they were read: correct these instead"
+            )
+        return handle_of(exposure)
+    axis = 1 if fast_axis is None else fast_axis
+    if n_outputs is None:
+        length = exposure.shape[-2 if abs(axis) == 2 else -1] if exposure.ndim > 1 else 0
+        n_outputs = 4 if length == _SHARED_LINE else 1
+    return MemoryHandle(exposure, meta={"FASTAXIS": axis, "NOUTPUTS": n_outputs})
+
+
+def checked_stripes(
+    handle: ExposureHandle,
+    exposure: Any = None,
+    *,
+    with_flat: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """
+    Check that stripes can be removed, as Python, the command line and the step all do.
+
+    Parameters
+    ----------
+    handle : ExposureHandle
+        Exposure.
+    exposure : object, optional
+        What the handle was made of; a data model knows more than its handle.
+    with_flat : bool, optional
+        Whether a flat field was given.
+    force : bool, optional
+        Whether an exposure is used all the same.
+
+    Returns
+    -------
+    list of str
+        Sentences for the user.
+
+    Raises
+    ------
+    InputError
+        If stripes have been removed already, the header contradicts the pixels, or a flat field is
+        given for an exposure that has been divided by one.
+    """
+    from webbkg.io.destripe_inputs import destriped_already, flat_fielded_already
+
+    model = exposure if hasattr(exposure, "get_crds_parameters") else None
+    problems = destriped_already(handle, model) + cut_short(handle)
+    if with_flat:
+        problems += flat_fielded_already(handle, model)
+    if problems and not force:
+        raise InputError(f"{problems[0]} (--force overrides)")
+    return [f"forced: {problem}" for problem in problems] + remarks_on_missing((handle,))
 
 
 def _maps_of(handles: Sequence[ExposureHandle]) -> Sequence[SkyMap]:

@@ -8,6 +8,8 @@ import webbkg
 
 PUBLIC = {
     "AverageParams",
+    "DestripeParams",
+    "Destriped",
     "Exposure",
     "ExposureHandle",
     "I4iParams",
@@ -19,6 +21,7 @@ PUBLIC = {
     "Window",
     "__version__",
     "average",
+    "destripe",
     "i4i",
 }
 

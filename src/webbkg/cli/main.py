@@ -14,6 +14,7 @@ from webbkg.errors import ParameterError, WebbkgError
 _COMMANDS = {
     "average": ("webbkg.cli.average", "Subtract the mean of dedicated background exposures."),
     "demo": ("webbkg.cli.demo", "Simulate a MIRI observation, subtract, compare with the truth."),
+    "destripe": ("webbkg.cli.destripe", "Remove the stripes of the readout from exposures."),
     "i4i": ("webbkg.cli.i4i", "Subtract from each image a background made of the other dithers."),
     "simulate": ("webbkg.cli.simulate", "Simulate an observation whose truth is known."),
     "validate": ("webbkg.cli.validate", "Check methods against simulations by numbers."),

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from webbkg.exposure import FloatArray, MaskArray
+from webbkg.kernels.cells import gather_cells, gather_rings
+from webbkg.kernels.surfaces import fit_surfaces, interpolate_cells
 
 __all__ = [
     "CELL",
@@ -34,7 +36,6 @@ _TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 _PULL = 0.01
 #: 1.3490 sigma lie between the quartiles of a Gaussian.
 _QUARTILE_TO_SIGMA = 1.482602218505602
-_TRUNCATE = 3.0  # sigmas
 _N_CLIPPINGS = 8
 #: Widths of the neighbourhoods that are fitted in turn.
 _WIDTHS = (2.0, 1.0, 1.0)
@@ -83,13 +84,8 @@ def measure_cells(image: FloatArray, used: MaskArray) -> Cells:
     -----
     The scatter comes from the lower half of the values, which sources hardly reach.
     """
-    ny, nx = image.shape
-    my, mx = -(-ny // CELL), -(-nx // CELL)
-    padded = np.full((my * CELL, mx * CELL), np.nan, dtype=np.float32)
-    np.copyto(padded[:ny, :nx], image, where=used)
-    values = padded.reshape(my, CELL, mx, CELL).swapaxes(1, 2).reshape(-1, CELL * CELL)
-    del padded
-    level, n, quartile = _sorted_median(values)
+    my, mx = (-(-n // CELL) for n in image.shape)
+    level, n, quartile = _sorted_median(gather_cells(image, used, CELL))
     return Cells(
         level.reshape(my, mx),
         (_QUARTILE_TO_SIGMA * (level - quartile)).reshape(my, mx),
@@ -151,22 +147,23 @@ def leave_out_rims(share: Grid) -> Grid:
 
 def fit_smooth(values: Grid, share: Grid, sigma: float) -> tuple[Grid, Grid]:
     """
-    Fit a surface of second order around each cell, with Gaussian weights.
+    Fit surfaces of second order around each cell, with Gaussian weights.
 
     Parameters
     ----------
     values : numpy.ndarray
-        Levels of the cells, float64, shape ``(my, mx)``, any unit.
+        Images of the cells, such as their levels, float64, shape ``(n, my, mx)``, any unit.
     share : numpy.ndarray
-        Weights, 0 to 1, same shape.
+        Weights, 0 to 1, shape ``(my, mx)``.
     sigma : float
         Sigma of the weights [px].
 
     Returns
     -------
     tuple of numpy.ndarray
-        The surfaces at the centres of their cells, and the share of the weight there would be if
-        all pixels of an endless image were used (0 to 1), float64, same shape.
+        The surfaces at the centres of their cells, float64, shape ``(n, my, mx)``; and the share
+        of the weight there would be if all pixels of an endless image were used (0 to 1), float64,
+        shape ``(my, mx)``.
 
     Notes
     -----
@@ -177,10 +174,10 @@ def fit_smooth(values: Grid, share: Grid, sigma: float) -> tuple[Grid, Grid]:
     have pixels, the wider surface therefore stays. Fitting once more what was left separates wide
     from narrow more sharply: wide glows vanish, the wings of galaxies stay.
     """
-    smooth = _fit_trend(values, share)
-    support = np.zeros_like(values)
+    smooth = np.stack([_fit_trend(one, share) for one in values])
+    support = np.zeros_like(share)
     for factor in _WIDTHS:
-        step, support = _fit_local(values - smooth, share, factor * sigma / CELL)
+        step, support = fit_surfaces(values - smooth, share, factor * sigma / CELL, _PULL)
         smooth += step
     return smooth, support
 
@@ -201,10 +198,7 @@ def interpolate(grid: Grid, shape: tuple[int, int]) -> FloatArray:
     numpy.ndarray
         Values of pixels, float32, shape ``shape``; extrapolated beyond the outermost centres.
     """
-    rows = _linear_weights(shape[0], grid.shape[0])
-    columns = _linear_weights(shape[1], grid.shape[1])
-    image: FloatArray = rows @ grid.astype(np.float32) @ columns.T
-    return image
+    return interpolate_cells(grid, shape, CELL)
 
 
 def _fit_trend(level: Grid, weight: Grid) -> Grid:
@@ -212,12 +206,12 @@ def _fit_trend(level: Grid, weight: Grid) -> Grid:
     my, mx = level.shape
     y, x = np.meshgrid(np.linspace(-1, 1, my), np.linspace(-1, 1, mx), indexing="ij")
     terms = np.stack([x**p * y**q for p, q in _TERMS], axis=-1)
-    root = np.sqrt(weight)[..., np.newaxis]
-    used = weight > 0
-    # The smallest of all solutions where cells are few, relative to a level and not to zero.
+    # Relative to a level and not to zero: the smallest of all solutions where cells are few.
     center = float(np.average(level, weights=weight))
-    matrix, right = (root * terms)[used], (root[..., 0] * (level - center))[used]
-    trend: Grid = center + terms @ np.linalg.lstsq(matrix, right, rcond=1e-6)[0]
+    scaled = terms * weight[..., np.newaxis]
+    matrix = np.einsum("yxi,yxj->ij", scaled, terms)
+    right = np.einsum("yxi,yx->i", scaled, level - center)
+    trend: Grid = center + terms @ np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
     return trend
 
 
@@ -238,16 +232,9 @@ def _clipped_trend(level: Grid, known: MaskArray) -> Grid:
 
 def _ring_median(values: Grid) -> Grid:
     """Take the median in a ring around each cell; NaN is no value, and there must be others."""
-    reach = int(_RING[1])
-    steps = np.arange(-reach, reach + 1)
-    radius = np.hypot(steps[:, np.newaxis], steps)
-    offsets = np.argwhere((radius >= _RING[0]) & (radius <= _RING[1]))
-    my, mx = values.shape
-    padded = np.full((my + 2 * reach, mx + 2 * reach), np.nan)
-    padded[reach : reach + my, reach : reach + mx] = values
-    around = np.stack([padded[y : y + my, x : x + mx] for y, x in offsets], axis=-1)
-    median, n, _ = _sorted_median(around.reshape(my * mx, -1))
-    ring: Grid = np.where(n > 0, median, np.nanmedian(values)).reshape(my, mx)
+    rings = gather_rings(values.astype(np.float32), *_RING)
+    median, n, _ = _sorted_median(rings)
+    ring: Grid = np.where(n > 0, median, np.nanmedian(values)).reshape(values.shape)
     return ring
 
 
@@ -266,46 +253,3 @@ def _ranked(values: NDArray[np.floating], rank: NDArray[np.intp]) -> Grid:
     """Pick one of the sorted values of each row."""
     picked = np.take_along_axis(values, np.maximum(rank, 0)[:, np.newaxis], axis=1)
     return picked[:, 0].astype(np.float64)
-
-
-def _fit_local(values: Grid, share: Grid, sigma: float) -> tuple[Grid, Grid]:
-    """Fit one surface around each cell; sigma in cells."""
-    reach = max(1, int(np.ceil(_TRUNCATE * sigma)))
-    offset = np.arange(-reach, reach + 1) / sigma
-    kernel = np.exp(-0.5 * offset**2)
-    kernel /= kernel.sum()
-    powers = [kernel * offset**p for p in range(5)]
-
-    def moments(image: Grid, order: int) -> dict[tuple[int, int], Grid]:
-        rows = [
-            ndimage.correlate1d(image, powers[p], axis=1, mode="constant") for p in range(order + 1)
-        ]
-        return {
-            (p, q): ndimage.correlate1d(rows[p], powers[q], axis=0, mode="constant")
-            for p in range(order + 1)
-            for q in range(order + 1 - p)
-        }
-
-    of_weight, of_value = moments(share, 4), moments(share * values, 2)
-    matrix = np.empty((*values.shape, 6, 6))
-    for i, (p, q) in enumerate(_TERMS):
-        for j, (r, s) in enumerate(_TERMS):
-            matrix[..., i, j] = of_weight[p + r, q + s]
-    matrix[..., range(6), range(6)] += _PULL
-    right = np.stack([of_value[term] for term in _TERMS], axis=-1)
-    surface = np.linalg.solve(matrix, right[..., np.newaxis])[..., 0, 0]
-    return np.asarray(surface, dtype=np.float64), of_weight[0, 0]
-
-
-def _linear_weights(n_pixels: int, n_cells: int) -> FloatArray:
-    """Make the matrix that interpolates along one axis, shape ``(n_pixels, n_cells)``."""
-    weights = np.zeros((n_pixels, n_cells), dtype=np.float32)
-    if n_cells == 1:
-        weights[:] = 1.0
-        return weights
-    pixel = np.arange(n_pixels)
-    place = (pixel + 0.5) / CELL - 0.5
-    below = np.clip(np.floor(place).astype(np.intp), 0, n_cells - 2)
-    weights[pixel, below] = below + 1 - place
-    weights[pixel, below + 1] = place - below
-    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from webbkg.errors import NoBackgroundPixelsError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
 from webbkg.masks.flags import BAD_FLAGS, FLAG_BITS, flag_bits
 from webbkg.methods.readout import Readout
-from webbkg.methods.stripes import Planes, Sources, Stripes, column_scatter, find_stripes
 from webbkg.params import Params, param
 
-__all__ = ["DestripeDiagnostics", "DestripeParams", "Destriped", "Stripes", "destripe"]
+if TYPE_CHECKING:
+    from webbkg.methods.stripes import Planes, Sources, Stripes
+
+__all__ = ["DestripeDiagnostics", "DestripeParams", "Destriped", "destripe"]
 
 #: Flag of pixels of lines that have no level of their own.
 UNCORRECTED = FLAG_BITS["UNRELIABLE_BIAS"]
@@ -247,6 +249,9 @@ def destripe(
     NoBackgroundPixelsError
         If no pixel is left without a source, or none is usable.
     """
+    # What is compiled is loaded only by those who use it.
+    from webbkg.methods.stripes import Planes, find_stripes
+
     params = params or DestripeParams()
     progress = progress or (lambda _fraction: None)
     for label, image in (("mask", mask), ("flat", flat)):
@@ -285,6 +290,8 @@ def _choose(
     planes: Planes, sources: Sources, params: DestripeParams
 ) -> tuple[DestripeParams, tuple[str, ...]]:
     """Choose method and columns by looking at the first integration."""
+    from webbkg.methods.stripes import column_scatter
+
     lines = planes.load(0)
     n_lines, length = lines.image.shape
     small = min(n_lines, length) < _SMALL
@@ -318,9 +325,13 @@ def _check_usable(planes: Planes) -> None:
 
 
 def _sources(planes: Planes, params: DestripeParams, mask: MaskArray | None) -> Sources:
+    from webbkg.methods.stripes import Sources
+
     if mask is not None:
         return Sources.of_mask(planes.readout.lines(np.asarray(mask, np.bool_)))
-    return planes.find_sources(params.n_sigma or 3.0)
+    if params.mask == "simple":
+        return planes.find_simple(params.n_sigma or 2.0)
+    return planes.find_sources(params.n_sigma or 3.0, once=params.method == "rows")
 
 
 def _diagnose(
@@ -329,7 +340,7 @@ def _diagnose(
     hidden = sum(one.n_hidden for one in stripes)
     fate = (
         "they are left as they are and flagged UNRELIABLE_BIAS"
-        if params.method == "rows"
+        if params.method != "model"
         else "their level is that of their neighbours"
     )
     warnings = [f"{hidden} lines have no pixel without a source: {fate}"] if hidden else []

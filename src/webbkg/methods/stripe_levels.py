@@ -21,6 +21,7 @@ __all__ = [
     "Lines",
     "amplifier_levels",
     "high_frequencies",
+    "line_medians",
     "model_levels",
     "rough_levels",
     "row_levels",
@@ -196,6 +197,23 @@ def amplifier_levels(lines: Lines) -> Levels:
     )
 
 
+def line_medians(lines: Lines) -> FloatArray:
+    """
+    Take the median of each line in each amplifier.
+
+    Parameters
+    ----------
+    lines : Lines
+        The image.
+
+    Returns
+    -------
+    numpy.ndarray
+        Medians of the used pixels, float32, shape ``(n_lines, n_amplifiers)``; NaN without any.
+    """
+    return np.stack([_medians(lines.image[:, k], lines.used[:, k])[0] for k in lines.parts()], 1)
+
+
 def rough_levels(lines: Lines, *, slow: bool = True) -> FloatArray:
     """
     Estimate levels well enough to look for sources.
@@ -217,7 +235,7 @@ def rough_levels(lines: Lines, *, slow: bool = True) -> FloatArray:
     Medians; what changes slowly from line to line is taken from the darkest two amplifiers, since
     galaxies seldom lie in all.
     """
-    medians = np.stack([_medians(lines.image[:, k], lines.used[:, k])[0] for k in lines.parts()], 1)
+    medians = line_medians(lines)
     typical = np.nanmedian(medians) if np.isfinite(medians).any() else 0.0
     medians = np.where(np.isfinite(medians), medians, np.float32(typical))
     changes = ndimage.median_filter(medians, (_SLOW_LINES, 1), mode="nearest")
@@ -265,9 +283,10 @@ def model_levels(lines: Lines) -> Levels:
     fit = solve_stripes(off, weights, lines.n_amplifiers, power)
     high = _without_low(fit.stripes, segments.n_nodes)
     low, left = _low_stripes(segments, off - segments.spread(high), weights, common, lines)
-    values = high + low[:, np.newaxis]
+    values = np.float32(lines.noise) * (high + low[:, np.newaxis])
     values -= values.mean()
     var = left + _uncertainty(segments.by_amplifier(weights, lines), power, segments.n_nodes)
+    var *= lines.noise**2
     return Levels(values.astype(np.float32), var.astype(np.float32), segments.sky)
 
 
@@ -334,11 +353,12 @@ class _Segments:
         )
 
     def around_zero(self, lines: Lines, centre: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Means of segments less the mean of all, and their inverse variances."""
+        """Means of segments less that of all over the noise, and their inverse variances."""
         means, numbers = self.average(lines, centre)
         zero = np.float32(np.average(means, weights=numbers))
-        off = np.where(numbers > 0, means - zero, np.float32(0.0))
-        return off, numbers / np.float32(lines.noise**2)
+        off: FloatArray = np.where(numbers > 0, means - zero, np.float32(0.0))
+        off /= np.float32(lines.noise)
+        return off, numbers
 
     def spread(self, levels: FloatArray) -> FloatArray:
         """Levels of lines and amplifiers for each segment."""

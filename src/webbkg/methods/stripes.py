@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from webbkg.exposure import ExposureHandle, FloatArray, MaskArray
+from webbkg.masks.simple import find_simple
 from webbkg.masks.tiers import TierParams, find_sources
 from webbkg.methods.readout import Readout
 from webbkg.methods.stripe_levels import (
@@ -20,6 +21,7 @@ from webbkg.methods.stripe_levels import (
     Lines,
     amplifier_levels,
     high_frequencies,
+    line_medians,
     model_levels,
     rough_levels,
     row_levels,
@@ -35,6 +37,8 @@ _METHODS: dict[str, Callable[[Lines], Levels]] = {
 #: Kernels up to this width find sources that hide stripes [px]; wider sources are part of the
 #: model's sky.
 _NARROW = 5.0
+#: Pixels that stand out by this many times the noise are sources, whatever is around them.
+_BRIGHT = 10.0
 #: Every so many pixels are enough to measure the noise.
 _STEP = 7
 #: Pixels on either side that tell the level around one of a line [px].
@@ -201,9 +205,42 @@ class Planes:
                 image = np.where(used, image - sky * (self._flat - 1), np.float32(0.0))
         return Lines(image, used, self.readout.bounds, _noise(image, used))
 
-    def find_sources(self, n_sigma: float) -> Sources:
+    def find_sources(self, n_sigma: float, *, once: bool = False) -> Sources:
         """
         Look for sources in tiers, in the mean of all integrations.
+
+        Parameters
+        ----------
+        n_sigma : float
+            Threshold in units of the scatter.
+        once : bool, optional
+            Whether one look is enough.
+
+        Returns
+        -------
+        Sources
+            What was found.
+
+        Notes
+        -----
+        Stripes look like wide sources: they are taken off roughly, sources are found, and then once
+        more without the stripes that the model finds beside these.
+        """
+        params = TierParams.for_frame(n_sigma=n_sigma)
+        bits = sum(1 << k for k, sigma in enumerate(params.sigmas) if sigma <= _NARROW)
+        mean = self.mean()
+        bright = _bright(mean)
+        dim = replace(mean, used=mean.used & ~bright)
+        levels = rough_levels(dim)
+        planes = _look(dim, levels, params)
+        blank = dim.used & ((planes & bits) == 0)
+        if not once and blank.any():
+            planes = _look(dim, model_levels(replace(dim, used=blank)).values, params)
+        return Sources((planes > 0) | bright, planes, (planes & bits > 0) | bright)
+
+    def find_simple(self, n_sigma: float) -> Sources:
+        """
+        Look for sources above a background of boxes, in the mean of all integrations.
 
         Parameters
         ----------
@@ -215,32 +252,29 @@ class Planes:
         Sources
             What was found.
         """
-        params = TierParams.for_frame(n_sigma=n_sigma)
-        found = find_sources(self.mean(), params=params)
-        narrow = sum(1 << k for k, sigma in enumerate(params.sigmas) if sigma <= _NARROW)
-        return Sources(found.planes > 0, found.planes, (found.planes & narrow) > 0)
+        mean = self.mean()
+        return Sources.of_mask(find_simple(mean.image, mean.used, n_sigma=n_sigma).mask)
 
-    def mean(self) -> FloatArray:
+    def mean(self) -> Lines:
         """
-        Average all integrations, stripes roughly taken off.
+        Average all integrations.
 
         Returns
         -------
-        numpy.ndarray
-            Float32, shape ``(n_lines, length)``; NaN where no integration has a value.
+        Lines
+            The mean of what is usable.
         """
-        total: FloatArray | None = None
-        for index in range(len(self)):
+        first = self.load(0)
+        if len(self) == 1:
+            return first
+        total, number = first.image.copy(), first.used.astype(np.float32)
+        for index in range(1, len(self)):
             lines = self.load(index)
-            clean = np.where(lines.used, lines.image - lines.spread(rough_levels(lines)), 0.0)
-            if total is None:
-                total, number = clean, lines.used.astype(np.float32)
-            else:
-                total += clean
-                number += lines.used
-        if total is None:
-            return np.empty((0, 0), np.float32)
-        return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
+            total += lines.image
+            number += lines.used
+        total /= np.maximum(number, np.float32(1.0))
+        used = number > 0
+        return Lines(total, used, first.bounds, _noise(total, used))
 
 
 def find_stripes(
@@ -271,6 +305,12 @@ def find_stripes(
     masked = sources.narrow if method == "model" else sources.mask
     levels = _METHODS[method](Lines(lines.image, lines.used & ~masked, lines.bounds, lines.noise))
     n_used = np.stack([np.count_nonzero(blank.used[:, k], axis=1) for k in lines.parts()], axis=1)
+    if method != "rows":
+        # The mean of all pixels stays; that of the medians of rows is another one.
+        usable = np.stack([np.count_nonzero(lines.used[:, k], axis=1) for k in lines.parts()], 1)
+        weights = np.where(np.isfinite(levels.values), usable, 0)
+        mean = np.average(np.nan_to_num(levels.values), weights=weights)
+        levels = levels._replace(values=levels.values - np.float32(mean))
     known = np.nan_to_num(levels.values, nan=0.0)
     across = across_var = None
     if columns:
@@ -287,6 +327,26 @@ def find_stripes(
         n_hidden=int(np.count_nonzero(lines.used.any(axis=1) & ~blank.used.any(axis=1))),
         scatter=_scatter(blank, known, n_used),
     )
+
+
+def _look(lines: Lines, levels: FloatArray, params: TierParams) -> NDArray[np.uint8]:
+    """Bit planes of the sources in an image without its stripes."""
+    clean = np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
+    return find_sources(clean, params=params).planes
+
+
+def _bright(lines: Lines) -> MaskArray:
+    """Pixels so bright that nothing else can be told from them, and those beside them."""
+    medians = line_medians(lines)
+    known = medians[np.isfinite(medians)]
+    if not known.size:
+        return np.zeros(lines.image.shape, np.bool_)
+    # Strong stripes are no sources.
+    middle = float(np.median(known))
+    scatter = 1.4826 * float(np.median(np.abs(known - middle)))
+    limit = middle + _BRIGHT * math.hypot(lines.noise, scatter)
+    bright: MaskArray = ndimage.binary_dilation(lines.used & (lines.image > limit), np.ones((3, 3)))
+    return bright
 
 
 def _noise(image: FloatArray, used: MaskArray) -> float:
@@ -346,11 +406,12 @@ def _across(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
     Shrunk by what part of their scatter is noise.
     """
     off, err2 = _columns(lines, levels)
+    n = np.count_nonzero(lines.used, axis=0)
     known = np.isfinite(err2)
     shared = max(0.0, float(np.var(off[known]) - np.mean(err2[known]))) if known.any() else 0.0
     weight = np.where(known, shared / (shared + err2 + 1e-30), 0.0)
     across = (weight * off).astype(np.float32)
-    across -= across.mean()
+    across -= np.float32(np.average(across, weights=n))
     return across, np.where(known, shared * (1.0 - weight), shared).astype(np.float32)
 
 

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from webbkg.steps.average_step import AverageStep
     from webbkg.steps.background_step import BackgroundStep
+    from webbkg.steps.destripe_step import DestripeStep, destripe_hook
 
-__all__ = ["AverageStep", "BackgroundStep"]
+__all__ = ["AverageStep", "BackgroundStep", "DestripeStep", "destripe_hook"]
 
 _HOMES = {
     "AverageStep": "webbkg.steps.average_step",
     "BackgroundStep": "webbkg.steps.background_step",
+    "DestripeStep": "webbkg.steps.destripe_step",
+    "destripe_hook": "webbkg.steps.destripe_step",
 }
 
 

@@ -20,4 +20,5 @@ def get_steps() -> list[tuple[str, str, bool]]:
     return [
         ("webbkg.steps.AverageStep", "webbkg_average", False),
         ("webbkg.steps.BackgroundStep", "webbkg_bkg_subtract", False),
+        ("webbkg.steps.DestripeStep", "webbkg_destripe", False),
     ]

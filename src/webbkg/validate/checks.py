@@ -40,6 +40,10 @@ VALIDATIONS = {
         "webbkg.validate.miri_i4i",
         "Backgrounds of MIRI images from their own dithers, against a known truth.",
     ),
+    "nircam-destripe": (
+        "webbkg.validate.nircam_destripe",
+        "Stripes of NIRCam images, against a known truth.",
+    ),
 }
 
 
