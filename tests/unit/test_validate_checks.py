@@ -72,6 +72,19 @@ def test_one_failing_seed_is_a_failure():
     assert not Verdict(STAR, (1.0, math.nan)).passed
 
 
+def test_seeds_may_be_judged_together():
+    mean = Check("bias", "Bias.", low=-0.3, high=0.3, over="mean")
+    rms = Check("bias", "Bias.", high=0.3, over="rms")
+    assert (mean.limit, rms.limit) == ("within 0.3 of 0 (mean)", "at most 0.3 (rms)")
+    assert Verdict(mean, (0.5, -0.5)).passed
+    assert not Verdict(mean, (0.5, 0.2)).passed
+    assert Verdict(rms, (0.4, 0.0)).passed
+    assert not Verdict(rms, (0.5, -0.5)).passed
+    assert Verdict(mean, (0.5, -0.4)).worst == 0.5
+    for check in (mean, rms):
+        assert not Verdict(check, (0.0, math.nan)).passed
+
+
 def coin(values):
     """Make a validation whose seeds give these levels."""
     return Validation(

@@ -56,9 +56,11 @@ _BRIGHT_BESIDE = 1.0
 _MOST_ROUNDS = 12
 #: If more than this part of the frame were sources, there is no blank sky.
 _MOST_SOURCES = 0.7
-#: Low frequencies of which stripes are a smaller part are left alone: the sky's modes that look
-#: like stripes may be brighter than those that its power is known from.
-_SURELY = 0.8
+#: Low frequencies of which stripes are this part are stripes, those of which they are less than the
+#: other are left alone. The lowest, of which the sky has a gradient, are stripes if so many others
+#: are.
+_SURELY, _PERHAPS = 0.98, 0.8
+_OTHERS = 8
 
 
 class Levels(NamedTuple):
@@ -548,11 +550,27 @@ def _low_stripes(
     part = stripes / (stripes + sky + noise / n_segments / share)
     part[0] = 0.0
     part[n_nodes // 2 :] = 0.0
-    part[part < _SURELY] = 0.0
+    seen = fft.dct(level, norm="ortho")
+    part = _believed(part, stripes, np.square(seen))
     modes = np.zeros(n_lines)
-    modes[:n_nodes] = part * fft.dct(level, norm="ortho") * math.sqrt(n_lines / n_nodes)
+    modes[:n_nodes] = part * seen * math.sqrt(n_lines / n_nodes)
     left = float(((1.0 - part) * stripes)[1 : n_nodes // 2].sum()) / n_nodes
     return fft.idct(modes, norm="ortho").astype(np.float32), left
+
+
+def _believed(
+    part: NDArray[np.float64], stripes: NDArray[np.float64], seen: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """
+    Part of each mode that is taken for stripes.
+
+    Where the sky is not blank, modes that look like stripes may be brighter than those its power is
+    known from: of what is more than stripes usually are, no more is taken than that.
+    """
+    sure = part >= _SURELY
+    sure[1] |= part[1] >= _PERHAPS and sure[2 : 2 + _OTHERS].all()
+    doubtful = np.where(part >= _PERHAPS, np.minimum(part, stripes / np.maximum(seen, 1e-30)), 0.0)
+    return np.where(sure, part, doubtful)
 
 
 def _blank(

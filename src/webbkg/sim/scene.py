@@ -234,6 +234,7 @@ class SimulatedExposure:
             "GWA_YTIL": setup.keywords.get("instrument.gwa_ytilt"),
             "EXP_TYPE": setup.exp_type,
             "READPATT": setup.readout,
+            "NOUTPUTS": setup.n_outputs,
             "PROGRAM": f"{label.program:05d}",
             "OBSERVTN": f"{label.observation:03d}",
             "VISIT": f"{label.visit:03d}",

@@ -62,6 +62,9 @@ class Check:
         Unit, empty if it has none.
     low, high : float or None, optional
         Smallest and largest value allowed, both included.
+    over : str, optional
+        What must keep to the limits: ``each`` seed's value, or the ``mean`` or ``rms`` over seeds,
+        for figures whose scatter from seed to seed is no fault.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Check:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    over: str = "each"
 
     @property
     def is_limited(self) -> bool:
@@ -79,12 +83,13 @@ class Check:
     @property
     def limit(self) -> str:
         """The limits in words."""
+        which = "" if self.over == "each" else f" ({self.over})"
         if self.low is None or self.high is None:
             bounds = {"at least": self.low, "at most": self.high}
-            return "".join(f"{word} {v:g}" for word, v in bounds.items() if v is not None)
+            return "".join(f"{word} {v:g}{which}" for word, v in bounds.items() if v is not None)
         if self.low == -self.high:
-            return f"within {self.high:g} of 0"
-        return f"{self.low:g} to {self.high:g}"
+            return f"within {self.high:g} of 0{which}"
+        return f"{self.low:g} to {self.high:g}{which}"
 
     def allows(self, value: float) -> bool:
         """
@@ -183,8 +188,19 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the value of every seed is allowed."""
-        return all(self.check.allows(value) for value in self.values)
+        """Whether the value of every seed is allowed, or what they are together."""
+        if self.check.over == "each":
+            return all(self.check.allows(value) for value in self.values)
+        return self.check.allows(self.together)
+
+    @property
+    def together(self) -> float:
+        """Mean or rms over the seeds, as the check asks for; NaN if a value is not finite."""
+        if len(self.finite) < len(self.values):
+            return math.nan
+        if self.check.over == "rms":
+            return math.sqrt(statistics.fmean(value**2 for value in self.values))
+        return self.mean
 
     @property
     def finite(self) -> tuple[float, ...]:
@@ -433,6 +449,7 @@ def _as_dict(summary: Summary) -> dict[str, Any]:
                 "unit": verdict.check.unit,
                 "low": verdict.check.low,
                 "high": verdict.check.high,
+                "over": verdict.check.over,
                 "values": [_number(value) for value in verdict.values],
                 "mean": _number(verdict.mean),
                 "scatter": _number(verdict.scatter),
