@@ -275,13 +275,11 @@ def model_levels(lines: Lines) -> Levels:
     segments = _Segments.of(lines)
     rough = rough_levels(lines)
     centre = segments.smooth(lines, rough) + segments.spread(rough)
-    power: StripePower | None = None
     off, weights = segments.around_zero(lines, centre)
     guess = _first_power(segments, lines, weights)
     first = solve_stripes(off, weights, lines.n_amplifiers, guess)
     common, separate = _stripe_power(segments, lines, off - first.sky, weights, first.stripes)
     power = StripePower(common, separate, _sky_power(first.sky_modes))
-    off, weights = segments.around_zero(lines, centre)
     fit = solve_stripes(off, weights, lines.n_amplifiers, power)
     high = _without_low(fit.stripes, segments.n_nodes)
     low, left = _low_stripes(segments, off - segments.spread(high), weights, common, lines)
@@ -312,13 +310,12 @@ def high_frequencies(levels: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _Segments:
-    """Segments of lines, equally many in each amplifier, and the smooth sky on cells."""
+    """Segments of lines, equally many in each amplifier, and the level of the sky."""
 
     edges: NDArray[np.int64]
     per: int
     n_nodes: int
     sky: float
-    cells: FloatArray | None = None
 
     @classmethod
     def of(cls, lines: Lines) -> _Segments:
