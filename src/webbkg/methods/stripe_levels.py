@@ -60,6 +60,8 @@ _MOST_SOURCES = 0.7
 #: other are left alone. The lowest, of which the sky has a gradient, are stripes if so many others
 #: are.
 _SURELY, _PERHAPS = 0.98, 0.8
+#: Stripes have seldom more than so many times their mean power in a mode.
+_USUAL = 4.0
 _OTHERS = 8
 
 
@@ -476,7 +478,7 @@ def _radial(
             places.append(0.5 * math.log(low * (high - 1)))
             # As much as it may be, where it is the mean of a few modes.
             unsure = 1.0 + 2.0 / math.sqrt(np.count_nonzero(inside))
-            values.append(max(unsure * float(squares[inside].mean()) - noise, 1e-14))
+            values.append(max(unsure * (float(squares[inside].mean()) - noise), 1e-14))
     falling = np.maximum.accumulate(values[::-1])[::-1]
     return places, np.log(falling).tolist()
 
@@ -548,7 +550,7 @@ def _low_stripes(
     part[0] = 0.0
     part[n_nodes // 2 :] = 0.0
     seen = fft.dct(level, norm="ortho")
-    part = _believed(part, stripes, np.square(seen))
+    part *= _believed(stripes / (stripes + sky), stripes, np.square(seen))
     modes = np.zeros(n_lines)
     modes[:n_nodes] = part * seen * math.sqrt(n_lines / n_nodes)
     left = float(((1.0 - part) * stripes)[1 : n_nodes // 2].sum()) / n_nodes
@@ -559,15 +561,15 @@ def _believed(
     part: NDArray[np.float64], stripes: NDArray[np.float64], seen: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """
-    Part of each mode that is taken for stripes.
+    How much each mode is believed to be stripes, of which they are this part beside the sky.
 
     Where the sky is not blank, modes that look like stripes may be brighter than those its power is
     known from: of what is more than stripes usually are, no more is taken than that.
     """
     sure = part >= _SURELY
     sure[1] |= part[1] >= _PERHAPS and sure[2 : 2 + _OTHERS].all()
-    doubtful = np.where(part >= _PERHAPS, np.minimum(part, stripes / np.maximum(seen, 1e-30)), 0.0)
-    return np.where(sure, part, doubtful)
+    usual = np.minimum(1.0, _USUAL * stripes / np.maximum(seen, 1e-30))
+    return np.where(sure, 1.0, np.where(part >= _PERHAPS, usual, 0.0))
 
 
 def _blank(
