@@ -129,7 +129,8 @@ def test_auto_says_what_it_chose():
     columns = np.random.default_rng(5).normal(0.0, 5e-3, 256)
     found = destripe(handle(image + columns), DestripeParams(auto=True))
     assert found.params.columns
-    assert found.stripes[0].across is not None
+    left = (found.exposure.data - image).mean(axis=0)
+    assert np.std(left) < 0.7 * np.std(columns)
     found = destripe(handle(image[:32]), DestripeParams(auto=True))
     assert found.params.method == "amplifiers"
 
