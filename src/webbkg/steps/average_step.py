@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jwst.stpipe import Step
-
 from webbkg.api import checked, handle_of
 from webbkg.errors import NotApplicableError, ParameterError, WebbkgError
 from webbkg.exposure import ExposureHandle
@@ -18,7 +16,7 @@ from webbkg.io.provenance import Provenance
 from webbkg.methods.average import AverageParams, average
 from webbkg.params import spec_of
 from webbkg.results import Subtraction
-from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
+from webbkg.steps.common import OwnStep, finish, listed, log, plain, with_status
 
 __all__ = ["AverageStep"]
 
@@ -29,7 +27,7 @@ _OTHERS = ("bad_flags", "save_combined_background")
 _SUFFIXES = ("bsub", "bsubints")
 
 
-class AverageStep(Step):
+class AverageStep(OwnStep):
     """Subtract the clipped mean of dedicated background exposures."""
 
     class_alias = "webbkg_average"
@@ -140,25 +138,3 @@ class AverageStep(Step):
     def default_suffix(self) -> str:
         """Suffix of the product of an image; that of integrations is ``bsubints``."""
         return _SUFFIXES[0]
-
-    @classmethod
-    def get_config_from_reference(cls, *_args: Any, **_options: Any) -> Any:
-        """
-        Give no parameters from CRDS, which knows nothing of this step and would log an error.
-
-        Parameters
-        ----------
-        *_args, **_options : object
-            What stpipe passes; not used.
-
-        Returns
-        -------
-        configobj.ConfigObj
-            Empty.
-        """
-        return cls._empty_config()
-
-    @staticmethod
-    def get_stpipe_loggers() -> tuple[str, ...]:
-        """Loggers that stpipe shows."""
-        return loggers(Step.get_stpipe_loggers())

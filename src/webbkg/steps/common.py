@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from jwst.stpipe import Step
+
 from webbkg.io.models import apply_to_model, background_model
 from webbkg.io.provenance import Provenance
 from webbkg.results import Subtraction
 
-__all__ = ["finish", "listed", "log", "loggers", "plain", "report", "with_status"]
+__all__ = ["OwnStep", "finish", "listed", "log", "loggers", "plain", "report", "with_status"]
 
 #: stpipe shows and records only the lines of loggers that the outermost pipeline names. Those of
 #: the JWST pipelines name "stpipe" but cannot know "webbkg".
@@ -32,6 +34,32 @@ def loggers(inherited: tuple[str, ...]) -> tuple[str, ...]:
         All names.
     """
     return (*inherited, "webbkg")
+
+
+class OwnStep(Step):
+    """A step that the pipeline does not know."""
+
+    @classmethod
+    def get_config_from_reference(cls, *_args: Any, **_options: Any) -> Any:
+        """
+        Give no parameters from CRDS, which knows nothing of this step and would log an error.
+
+        Parameters
+        ----------
+        *_args, **_options : object
+            What stpipe passes; not used.
+
+        Returns
+        -------
+        configobj.ConfigObj
+            Empty.
+        """
+        return cls._empty_config()
+
+    @staticmethod
+    def get_stpipe_loggers() -> tuple[str, ...]:
+        """Loggers that stpipe shows."""
+        return loggers(Step.get_stpipe_loggers())
 
 
 def plain(step_input: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jwst.stpipe import Step
 from stdatamodels.jwst import datamodels
 
 from webbkg.api import checked_stripes
@@ -18,7 +17,7 @@ from webbkg.io.files import FileHandle, checksum
 from webbkg.io.models import ModelHandle
 from webbkg.methods.destripe import Destriped, DestripeParams, destripe
 from webbkg.params import spec_of
-from webbkg.steps.common import log, loggers, plain
+from webbkg.steps.common import OwnStep, log, plain
 
 __all__ = ["DestripeStep", "destripe_hook"]
 
@@ -29,7 +28,7 @@ _SUFFIX = "destripe"
 _KINDS = ("rate", "rateints", "cal", "calints", "bsub", "bsubints", "crf", "crfints")
 
 
-class DestripeStep(Step):
+class DestripeStep(OwnStep):
     """
     Remove the stripes of the readout from an exposure.
 
@@ -92,28 +91,6 @@ class DestripeStep(Step):
     def default_suffix(self) -> str:
         """Suffix of the product; that of the exposure is added where it has one."""
         return _SUFFIX
-
-    @classmethod
-    def get_config_from_reference(cls, *_args: Any, **_options: Any) -> Any:
-        """
-        Give no parameters from CRDS, which knows nothing of this step and would log an error.
-
-        Parameters
-        ----------
-        *_args, **_options : object
-            What stpipe passes; not used.
-
-        Returns
-        -------
-        configobj.ConfigObj
-            Empty.
-        """
-        return cls._empty_config()
-
-    @staticmethod
-    def get_stpipe_loggers() -> tuple[str, ...]:
-        """Loggers that stpipe shows."""
-        return loggers(Step.get_stpipe_loggers())
 
 
 def destripe_hook(*results: Any) -> Any:
