@@ -71,6 +71,16 @@ def test_the_sky_is_kept_unless_it_is_to_be_removed(method):
     assert removed.exposure.data.mean() == pytest.approx(0.0, abs=2e-4)
 
 
+@pytest.mark.parametrize("made", [np.array, np.sort, np.rint], ids=["random", "sorted", "equal"])
+def test_the_sky_is_the_median_of_blank_pixels(made):
+    image = made(100.0 * frame()[0]).astype(np.float32)
+    mask = np.zeros(image.shape, bool)
+    mask[5, 7] = True
+    for mask[5, 8] in (False, True):
+        found = destripe(handle(image), DestripeParams(method="amplifiers"), mask=mask)
+        assert found.diagnostics.sky == np.median(image[~mask])
+
+
 def test_lines_without_pixels_are_kept_and_flagged():
     image, _ = frame()
     mask = np.zeros(image.shape, bool)

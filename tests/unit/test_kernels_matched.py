@@ -32,6 +32,14 @@ def test_filtered_values_are_in_units_of_their_noise(shape, sigma):
     np.testing.assert_allclose(filtered[known], expected, atol=2e-6)
 
 
+def test_threads_change_no_bit():
+    rng = np.random.default_rng(3)
+    weight = rng.random((801, 900)).astype(np.float32)
+    values = weight * rng.normal(0.0, 1.0, weight.shape).astype(np.float32)
+    alone = significance(values, weight, 2.0, 0.5)
+    np.testing.assert_array_equal(significance(values, weight, 2.0, 0.5, n_threads=3), alone)
+
+
 def test_white_noise_has_unit_scatter_beside_a_hole_too():
     rng = np.random.default_rng(2)
     weight = np.ones((300, 300), dtype=np.float32)

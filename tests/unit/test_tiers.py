@@ -14,7 +14,13 @@ from webbkg.masks.background2d import (
     leave_out_rims,
     measure_cells,
 )
-from webbkg.masks.tiers import TierParams, _level_and_scatter, find_sources
+from webbkg.masks.tiers import (
+    TierParams,
+    _level_and_scatter,
+    find_sources,
+    first_look,
+    next_look,
+)
 
 USUAL = TierParams()
 
@@ -257,12 +263,37 @@ def test_passes_on_bins_prepare_the_mask_as_passes_on_pixels_do(monkeypatch):
     assert np.abs(on_bins.background - on_pixels.background).mean() < 0.02
 
 
+def test_two_quick_looks_find_what_the_long_one_finds():
+    shape = (512, 512)
+    truth = gaussian(shape, (300, 200), 30.0, 5.0)
+    for y, x in np.random.default_rng(12).uniform(10, 500, (40, 2)):
+        truth += gaussian(shape, (y, x), 1.2, 30.0)
+    image = noise(12, shape) + truth
+    image[298:302, 198:202] = np.nan
+    params = TierParams.for_frame()
+    first = first_look(image, params)
+    planes = next_look(image, params, first)
+    usual = find_sources(image, params=params).planes
+    assert np.mean((planes > 0) == (usual > 0)) > 0.98
+    assert planes[300, 200]
+    assert truth[planes == 0].mean() < 1.2 * truth[usual == 0].mean()
+    # The first misses the wings alone.
+    assert (first > 0)[truth > 1.0].mean() > 0.95
+    np.testing.assert_array_equal(next_look(image, params, first, n_threads=3), planes)
+
+
+@pytest.mark.parametrize("look", [first_look, lambda *args: next_look(*args, first_look(*args))])
+def test_quick_looks_at_nothing_find_nothing(look):
+    assert not look(np.full((40, 50), np.nan, np.float32), USUAL).any()
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (17, 5), (64, 64), (130, 33)])
 def test_images_of_any_size_work(shape):
     image = noise(11, shape)
     image.flat[image.size // 2] = np.nan
     image.flat[0] = 1e4
     assert find_sources(image).mask.shape == shape
+    assert next_look(image, USUAL, first_look(image, USUAL)).shape == shape
 
 
 def test_a_star_that_fills_the_frame_does_not_raise():
@@ -287,6 +318,13 @@ def test_a_star_that_fills_the_frame_does_not_raise():
 def test_shapes_are_checked(arguments, message):
     with pytest.raises(ShapeError, match=re.escape(message)):
         find_sources(**arguments)
+
+
+def test_shapes_of_quick_looks_are_checked():
+    with pytest.raises(ShapeError, match="needs a 2-D image"):
+        first_look(np.zeros(5, np.float32), USUAL)
+    with pytest.raises(ShapeError, match=re.escape("got (4, 6) for (4, 5)")):
+        next_look(np.zeros((4, 5), np.float32), USUAL, np.zeros((4, 6), np.uint8))
 
 
 def test_scatter_is_the_biweight_of_astropy():

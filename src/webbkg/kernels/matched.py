@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from webbkg.parallel import run_tasks
 
 __all__ = ["exceeds", "significance"]
 
 _TRUNCATE = 3.0  # sigmas
 #: Share of a full kernel's squared weight below which nothing is looked for.
 _MIN_WEIGHT = 0.02
+
+#: Fewer pixels are filtered by one thread.
+_PIXELS_OF_A_THREAD = 250_000
 
 _IMAGE = nb.types.Array(nb.float32, 2, "C", readonly=True)
 _IMAGE_OUT = nb.types.Array(nb.float32, 2, "C")
@@ -22,7 +28,9 @@ Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def significance(weighted: Image, weight: Image, sigma: float, typical: float) -> Image:
+def significance(
+    weighted: Image, weight: Image, sigma: float, typical: float, *, n_threads: int = 1
+) -> Image:
     """
     Filter with a Gaussian, in units of the noise of white noise.
 
@@ -36,6 +44,8 @@ def significance(weighted: Image, weight: Image, sigma: float, typical: float) -
         Sigma of the Gaussian g [px].
     typical : float
         Weight of a typical pixel.
+    n_threads : int, optional
+        Threads to work with.
 
     Returns
     -------
@@ -56,7 +66,14 @@ def significance(weighted: Image, weight: Image, sigma: float, typical: float) -
     least = _MIN_WEIGHT * float(np.sum(kernel**2)) ** 2 * typical
     half = kernel[reach:].astype(np.float32)
     filtered = np.empty_like(weighted)
-    _significance(weighted, weight, half, half**2, least, filtered)
+
+    def filter_rows(rows: tuple[int, int]) -> None:
+        _significance(weighted, weight, half, half**2, least, *rows, filtered)
+
+    # Threads are not worth their start where there are few pixels.
+    n_parts = min(n_threads, 1 + filtered.size // _PIXELS_OF_A_THREAD)
+    bounds = np.linspace(0, len(filtered), n_parts + 1).astype(int).tolist()
+    run_tasks(filter_rows, pairwise(bounds), n_parts)
     return filtered
 
 
@@ -124,16 +141,16 @@ def _filter_row(image, kernel, y, padded, total):
 
 
 @nb.njit(
-    nb.void(_IMAGE, _IMAGE, _PARTS, _PARTS, nb.float32, _IMAGE_OUT),
+    nb.void(_IMAGE, _IMAGE, _PARTS, _PARTS, nb.float32, nb.int64, nb.int64, _IMAGE_OUT),
     nogil=True,
     cache=True,
     error_model="numpy",
 )
-def _significance(weighted, weight, kernel, squared, least, filtered):
-    ny, nx = weighted.shape
+def _significance(weighted, weight, kernel, squared, least, first, last, filtered):
+    nx = weighted.shape[1]
     padded = np.zeros(nx + 2 * kernel.size - 2, np.float32)
     value, variance = np.empty(nx, np.float32), np.empty(nx, np.float32)
-    for y in range(ny):
+    for y in range(first, last):
         _filter_row(weighted, kernel, y, padded, value)
         _filter_row(weight, squared, y, padded, variance)
         for x in range(nx):

@@ -168,7 +168,7 @@ class Bins:
         )
         return Bins(values, weights, self.counts.copy(), self.size, 1.0)
 
-    def significance(self, sigma: float) -> FloatArray:
+    def significance(self, sigma: float, n_threads: int = 1) -> FloatArray:
         """
         Filter with a Gaussian, in units of the noise of white noise.
 
@@ -176,6 +176,8 @@ class Bins:
         ----------
         sigma : float
             Sigma of the Gaussian [px].
+        n_threads : int, optional
+            Threads to work with.
 
         Returns
         -------
@@ -184,7 +186,9 @@ class Bins:
         """
         some = sample(self.weights, self.weights > 0)
         typical = float(np.median(some)) if some.size else 1.0
-        return significance(self.values, self.weights, sigma / self.size, typical)
+        return significance(
+            self.values, self.weights, sigma / self.size, typical, n_threads=n_threads
+        )
 
     def mostly_known(self) -> MaskArray:
         """

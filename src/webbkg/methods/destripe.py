@@ -14,6 +14,7 @@ from webbkg.errors import NoBackgroundPixelsError, ShapeError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray, MaskArray
 from webbkg.masks.flags import BAD_FLAGS, FLAG_BITS, flag_bits
 from webbkg.methods.readout import Readout
+from webbkg.parallel import count_threads
 from webbkg.params import Params, param
 
 if TYPE_CHECKING:
@@ -205,8 +206,10 @@ class Destriped:
             data -= np.float32(stripes.sky)
         err = before.err
         if self.params.errors == "propagate":
-            err = np.hypot(before.err, np.sqrt(stripes.variance()))
-        dq = before.dq | np.where(stripes.uncorrected(), np.uint32(UNCORRECTED), np.uint32(0))
+            # Several times faster than hypot.
+            err = np.sqrt(np.square(before.err) + stripes.variance())
+        dq = before.dq.copy()
+        dq[stripes.uncorrected()] |= np.uint32(UNCORRECTED)
         return replace(before, data=data, err=err, dq=dq)
 
 
@@ -261,7 +264,8 @@ def destripe(
                 f"{science.window.shape}; give one of that shape"
             )
     readout = Readout.of(science.meta, science.window, science.name)
-    planes = Planes(science, readout, flag_bits(params.bad_flags), flat)
+    n_threads = count_threads(params.threads)
+    planes = Planes(science, readout, flag_bits(params.bad_flags), flat, n_threads)
     _check_usable(planes)
     sources = _sources(planes, params, mask)
     params, choices = _choose(planes, sources, params) if params.auto else (params, ())

@@ -23,6 +23,7 @@ __all__ = [
     "high_frequencies",
     "line_medians",
     "model_levels",
+    "model_stripes",
     "rough_levels",
     "row_levels",
 ]
@@ -43,6 +44,8 @@ MEDIAN_ERROR = 1.2533
 _FIRST_FREQUENCY = 0.1
 _SLOPES = (0.7, 1.3)
 _N_BINS = 13
+#: Values that tell about where a median lies.
+_SAMPLE = 10_000
 #: Steps of the table of variances by weight.
 _TABLE = 200
 #: Frequency bins of the sky [modes].
@@ -197,7 +200,7 @@ def amplifier_levels(lines: Lines) -> Levels:
     var = var + (1.0 - 1.0 / lines.n_amplifiers) * unsure
     values -= np.nanmean(values)
     return Levels(
-        values.astype(np.float32), np.where(total > 0, var, 0.0).astype(np.float32), segments.sky
+        values.astype(np.float32), np.where(total > 0, var, 0.0).astype(np.float32), _sky(lines)
     )
 
 
@@ -252,7 +255,7 @@ def rough_levels(lines: Lines, *, slow: bool = True) -> FloatArray:
     return levels
 
 
-def model_levels(lines: Lines) -> Levels:
+def model_levels(lines: Lines, rough: FloatArray | None = None) -> Levels:
     """
     Estimate stripes and sky together by their power.
 
@@ -260,11 +263,39 @@ def model_levels(lines: Lines) -> Levels:
     ----------
     lines : Lines
         The image.
+    rough : numpy.ndarray, optional
+        What is known of the levels, float32, shape ``(n_lines, n_amplifiers)``; `rough_levels` if
+        not given.
 
     Returns
     -------
     Levels
         Levels, known for all lines; mean zero over lines.
+
+    Notes
+    -----
+    See `model_stripes`.
+    """
+    return Levels(
+        *model_stripes(lines, rough_levels(lines) if rough is None else rough), _sky(lines)
+    )
+
+
+def model_stripes(lines: Lines, rough: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Estimate stripes and sky together by their power, from rough levels.
+
+    Parameters
+    ----------
+    lines : Lines
+        The image.
+    rough : numpy.ndarray
+        What `rough_levels` gives, float32, shape ``(n_lines, n_amplifiers)``.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Values and variances as in `Levels`, known for all lines; mean zero over lines.
 
     Notes
     -----
@@ -275,7 +306,6 @@ def model_levels(lines: Lines) -> Levels:
     without sources.
     """
     segments = _Segments.of(lines)
-    rough = rough_levels(lines)
     centre = segments.smooth(lines, rough) + segments.spread(rough)
     off, weights = segments.around_zero(lines, centre)
     guess = _first_power(segments, lines, weights)
@@ -289,7 +319,7 @@ def model_levels(lines: Lines) -> Levels:
     values -= values.mean()
     var = left + _uncertainty(segments.by_amplifier(weights, lines), power, segments.n_nodes)
     var *= lines.noise**2
-    return Levels(values.astype(np.float32), var.astype(np.float32), segments.sky)
+    return values.astype(np.float32), var.astype(np.float32)
 
 
 def high_frequencies(levels: FloatArray) -> FloatArray:
@@ -312,12 +342,11 @@ def high_frequencies(levels: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _Segments:
-    """Segments of lines, equally many in each amplifier, and the level of the sky."""
+    """Segments of lines, equally many in each amplifier."""
 
     edges: NDArray[np.int64]
     per: int
     n_nodes: int
-    sky: float
 
     @classmethod
     def of(cls, lines: Lines) -> _Segments:
@@ -325,12 +354,10 @@ class _Segments:
         width = lines.bounds[1] - lines.bounds[0]
         per = max(1, width // _SEGMENT)
         edges = [start + round(k * width / per) for start in lines.bounds[:-1] for k in range(per)]
-        sky = float(np.median(lines.image[lines.used]))
         return cls(
             np.array([*edges, lines.bounds[-1]], np.int64),
             per,
             max(2, min(n_lines, round(n_lines / _SEGMENT))),
-            sky,
         )
 
     def smooth(self, lines: Lines, levels: FloatArray) -> FloatArray:
@@ -368,6 +395,21 @@ class _Segments:
     def by_amplifier(self, values: FloatArray, lines: Lines) -> FloatArray:
         total: FloatArray = values.reshape(len(values), lines.n_amplifiers, self.per).sum(axis=2)
         return total
+
+
+def _sky(lines: Lines) -> float:
+    """Median of the used pixels."""
+    values = lines.image[lines.used]
+    ranks = np.array([(values.size - 1) // 2, values.size // 2])
+    # Hardly ever does it lie outside these values of a sample: few are left to be sorted.
+    some = np.sort(values[:: values.size // _SAMPLE + 1])
+    margin = 3 * math.isqrt(some.size)
+    low, high = some[[max(0, some.size // 2 - margin), min(some.size // 2 + margin, some.size - 1)]]
+    near = np.sort(values[(values >= low) & (values <= high)])
+    ranks -= np.count_nonzero(values < low)
+    if ranks[0] < 0 or ranks[1] >= near.size:
+        return float(np.median(values))
+    return float(near[ranks].mean())
 
 
 def _at(values: NDArray[np.float64], places: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from webbkg.exposure import ExposureHandle, FloatArray, MaskArray
 from webbkg.masks.simple import find_simple
-from webbkg.masks.tiers import TierParams, find_sources
+from webbkg.masks.tiers import TierParams, first_look, next_look
 from webbkg.methods.readout import Readout
 from webbkg.methods.stripe_levels import (
     MEDIAN_ERROR,
@@ -23,17 +23,13 @@ from webbkg.methods.stripe_levels import (
     high_frequencies,
     line_medians,
     model_levels,
+    model_stripes,
     rough_levels,
     row_levels,
 )
 
 __all__ = ["Planes", "Scatter", "Sources", "Stripes", "column_scatter", "find_stripes"]
 
-_METHODS: dict[str, Callable[[Lines], Levels]] = {
-    "rows": row_levels,
-    "amplifiers": amplifier_levels,
-    "model": model_levels,
-}
 #: Kernels up to this width find sources that hide stripes [px]; wider sources are part of the
 #: model's sky.
 _NARROW = 5.0
@@ -134,11 +130,15 @@ class Sources(NamedTuple):
         Bit planes of the tiers that found it, uint8, same shape; None for other masks.
     narrow : numpy.ndarray
         Those that a smooth sky does not describe, bool, same shape.
+    levels : numpy.ndarray or None
+        Levels of lines that were taken off to see them, float32, shape ``(n_lines,
+        n_amplifiers)``; None where none were, or where each integration has its own.
     """
 
     mask: MaskArray
     tiers: NDArray[np.uint8] | None
     narrow: MaskArray
+    levels: FloatArray | None = None
 
     @classmethod
     def of_mask(cls, mask: MaskArray) -> Sources:
@@ -161,6 +161,8 @@ class Planes:
     flat : numpy.ndarray, optional
         Flat field that the exposure has not been divided by, float32, shape ``(ny, nx)``; what it
         makes of the level of the sky is taken off.
+    n_threads : int, optional
+        Threads to look for sources with.
     """
 
     def __init__(
@@ -169,9 +171,11 @@ class Planes:
         readout: Readout,
         bad_bits: int,
         flat: FloatArray | None = None,
+        n_threads: int = 1,
     ) -> None:
         self.science = science
         self.readout = readout
+        self._n_threads = n_threads
         self._bad_bits = np.uint32(bad_bits)
         self._flat = None if flat is None else readout.lines(np.asarray(flat, np.float32))
 
@@ -192,6 +196,13 @@ class Planes:
         Lines
             All usable pixels, sources too; 0 where unusable.
         """
+        return self._only if len(self) == 1 else self._load(index)
+
+    @cached_property
+    def _only(self) -> Lines:
+        return self._load(0)
+
+    def _load(self, index: int) -> Lines:
         exposure = self.science.load_integration(index)
         used = np.isfinite(exposure.data) & ((exposure.dq & self._bad_bits) == 0)
         if exposure.mask is not None:
@@ -214,7 +225,7 @@ class Planes:
         n_sigma : float
             Threshold in units of the scatter.
         once : bool, optional
-            Whether one look is enough.
+            Whether stripes that are taken off roughly are enough.
 
         Returns
         -------
@@ -223,8 +234,8 @@ class Planes:
 
         Notes
         -----
-        Stripes look like wide sources: they are taken off roughly, sources are found, and then once
-        more without the stripes that the model finds beside these.
+        Stripes look like wide sources: they are taken off roughly, most sources are found, and then
+        all of them without the stripes that the model finds beside these.
         """
         params = TierParams.for_frame(n_sigma=n_sigma)
         bits = sum(1 << k for k, sigma in enumerate(params.sigmas) if sigma <= _NARROW)
@@ -232,11 +243,17 @@ class Planes:
         bright = _bright(mean)
         dim = replace(mean, used=mean.used & ~bright)
         levels = rough_levels(dim)
-        planes = _look(dim, levels, params)
+        planes = first_look(_without(dim, levels), params, n_threads=self._n_threads)
         blank = dim.used & ((planes & bits) == 0)
         if not once and blank.any():
-            planes = _look(dim, model_levels(replace(dim, used=blank)).values, params)
-        return Sources((planes > 0) | bright, planes, (planes & bits > 0) | bright)
+            levels, _ = model_stripes(replace(dim, used=blank), levels)
+        planes = next_look(_without(dim, levels), params, planes, n_threads=self._n_threads)
+        return Sources(
+            (planes > 0) | bright,
+            planes,
+            (planes & bits > 0) | bright,
+            levels if len(self) == 1 else None,
+        )
 
     def find_simple(self, n_sigma: float) -> Sources:
         """
@@ -301,9 +318,13 @@ def find_stripes(
     Stripes
         The stripes.
     """
-    blank = Lines(lines.image, lines.used & ~sources.mask, lines.bounds, lines.noise)
-    masked = sources.narrow if method == "model" else sources.mask
-    levels = _METHODS[method](Lines(lines.image, lines.used & ~masked, lines.bounds, lines.noise))
+    blank = replace(lines, used=lines.used & ~sources.mask)
+    levels: Levels
+    if method == "model":
+        sky = replace(lines, used=lines.used & ~sources.narrow)
+        levels = model_levels(sky, sources.levels)
+    else:
+        levels = row_levels(blank) if method == "rows" else amplifier_levels(blank)
     n_used = np.stack([np.count_nonzero(blank.used[:, k], axis=1) for k in lines.parts()], axis=1)
     if method != "rows":
         # The mean of all pixels stays; that of the medians of rows is another one.
@@ -329,10 +350,9 @@ def find_stripes(
     )
 
 
-def _look(lines: Lines, levels: FloatArray, params: TierParams) -> NDArray[np.uint8]:
-    """Bit planes of the sources in an image without its stripes."""
-    clean = np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
-    return find_sources(clean, params=params).planes
+def _without(lines: Lines, levels: FloatArray) -> FloatArray:
+    """Image without its stripes; NaN where not used."""
+    return np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
 
 
 def _bright(lines: Lines) -> MaskArray:
@@ -345,8 +365,15 @@ def _bright(lines: Lines) -> MaskArray:
     middle = float(np.median(known))
     scatter = 1.4826 * float(np.median(np.abs(known - middle)))
     limit = middle + _BRIGHT * math.hypot(lines.noise, scatter)
-    bright: MaskArray = ndimage.binary_dilation(lines.used & (lines.image > limit), np.ones((3, 3)))
-    return bright
+    bright = lines.used & (lines.image > limit)
+    # 30 times faster than a binary dilation.
+    rows = bright.copy()
+    rows[1:] |= bright[:-1]
+    rows[:-1] |= bright[1:]
+    grown = rows.copy()
+    grown[:, 1:] |= rows[:, :-1]
+    grown[:, :-1] |= rows[:, 1:]
+    return grown
 
 
 def _noise(image: FloatArray, used: MaskArray) -> float:
@@ -376,7 +403,7 @@ def column_scatter(lines: Lines, sources: Sources) -> float:
     float
         Scatter of the medians across lines about their neighbours, over that of white noise.
     """
-    blank = Lines(lines.image, lines.used & ~sources.mask, lines.bounds, lines.noise)
+    blank = replace(lines, used=lines.used & ~sources.mask)
     off, err2 = _columns(blank, rough_levels(blank))
     known = np.isfinite(err2)
     if not known.any():
@@ -387,7 +414,7 @@ def column_scatter(lines: Lines, sources: Sources) -> float:
 
 def _columns(lines: Lines, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Medians across lines less those of their neighbours, and squares of their errors."""
-    clean = np.where(lines.used, lines.image - lines.spread(levels), np.float32(np.nan))
+    clean = _without(lines, levels)
     n = np.count_nonzero(lines.used, axis=0)
     known = n > 0
     medians = np.zeros(len(n), np.float32)
