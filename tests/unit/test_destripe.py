@@ -165,6 +165,15 @@ def test_flat_field_is_no_source_of_stripes():
     assert abs((stripes - without.stripes[0].image())[100:140].mean()) > 1e-2
 
 
+def test_errors_whose_squares_do_not_fit_float32_are_kept():
+    image, _ = frame()
+    err = np.full(image.shape, NOISE, np.float32)
+    err[3, 4:7] = 1e30, np.nan, np.inf
+    result = destripe(MemoryHandle(image.astype(np.float32), err, meta=NIRCAM)).exposure
+    np.testing.assert_array_equal(result.err[3, 4:7], np.float32([1e30, np.nan, np.inf]))
+    assert NOISE < result.err[5, 5] < 1.1 * NOISE
+
+
 def test_bad_input():
     image, _ = frame((64, 64))
     with pytest.raises(ShapeError, match="its mask has shape \\(3, 3\\)"):

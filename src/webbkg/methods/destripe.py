@@ -206,11 +206,20 @@ class Destriped:
             data -= np.float32(stripes.sky)
         err = before.err
         if self.params.errors == "propagate":
-            # Several times faster than hypot.
-            err = np.sqrt(np.square(before.err) + stripes.variance())
+            err = _add_variance(before.err, stripes.variance())
         dq = before.dq.copy()
         dq[stripes.uncorrected()] |= np.uint32(UNCORRECTED)
         return replace(before, data=data, err=err, dq=dq)
+
+
+def _add_variance(err: FloatArray, var: FloatArray) -> FloatArray:
+    """Add a variance to errors."""
+    with np.errstate(over="ignore"):
+        total = np.sqrt(np.square(err) + var)
+    # Squares of the errors of bad pixels may not fit float32; hypot alone takes five times as long.
+    large = ~np.isfinite(total)
+    total[large] = np.hypot(err[large], np.sqrt(var[large]))
+    return total
 
 
 def destripe(
