@@ -114,7 +114,7 @@ class SossDiagnostics(Diagnostics):
     one_side: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SossSubtraction(Subtraction):
     """
     A SOSS exposure with its sky removed; see `Subtraction` for the rest.

@@ -106,7 +106,7 @@ class WfssDiagnostics(Diagnostics):
     lines_rms: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class WfssSubtraction(Subtraction):
     """
     A grism exposure with its sky removed; see `Subtraction` for the rest.
