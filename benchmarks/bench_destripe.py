@@ -156,7 +156,7 @@ OURS = (("model", "tiers"), ("amplifiers", "tiers"), ("rows", "tiers"), ("rows",
 
 def compare_quality(scene: str, seeds: int, search: bool, folder: Path) -> Setting:
     """Print what is left of the stripes; return the pipeline's best setting."""
-    from webbkg.validate.nircam_destripe import simulate
+    from webbkg.validate.striped_frames import simulate
 
     found: dict[str, list[dict[str, float]]] = {}
     settings = list(all_settings()) if search else list(SETTINGS)
@@ -216,7 +216,7 @@ def print_quality(scene: str, found, settings) -> Setting:
 
 def compare_speed(scene: str, best: Setting, rounds: int) -> None:
     """Time all sides in turn."""
-    from webbkg.validate.nircam_destripe import simulate
+    from webbkg.validate.striped_frames import simulate
 
     frame = simulate(scene, 1)
     ours = {f"webbkg {method}, {kind}": (method, kind) for method, kind in OURS}

@@ -11,16 +11,15 @@ from webbkg.masks.flags import DO_NOT_USE
 from webbkg.methods.destripe import DestripeParams, destripe
 from webbkg.validate.nircam_destripe import (
     VALIDATION,
-    Size,
     change_of_clean,
     diffuse_bias,
     faint_flux,
     level_kept,
     level_pulls,
     row_scatter,
-    simulate,
     stripes_left,
 )
+from webbkg.validate.striped_frames import Size, simulate
 
 TINY = Size(shape=(256, 512))
 

@@ -10,18 +10,15 @@ from webbkg.exposure import MemoryHandle, Window
 from webbkg.methods.destripe import DestripeParams, destripe
 from webbkg.sim import nircam_imaging
 from webbkg.validate.nircam_destripe import (
-    SCENES,
-    Size,
     change_of_clean,
     diffuse_bias,
     faint_flux,
-    frame_of,
     level_kept,
     level_pulls,
     row_scatter,
-    simulate,
     stripes_left,
 )
+from webbkg.validate.striped_frames import SCENES, Size, frame_of, simulate
 
 #: Amplifiers are as wide as on a full frame. The nebula's structure is four times finer than there.
 SIZE = Size(shape=(512, 2048))
