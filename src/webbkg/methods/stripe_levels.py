@@ -63,8 +63,9 @@ _MOST_SOURCES = 0.7
 #: other are left alone. The lowest, of which the sky has a gradient, are stripes if so many others
 #: are.
 _SURELY, _PERHAPS = 0.98, 0.8
-#: Stripes have seldom more than so many times their mean power in a mode.
-_USUAL = 4.0
+#: Stripes have at most their mean power in a mode, and this over the number of modes more, as their
+#: power is known less from fewer.
+_UNUSUAL = 24.0
 _OTHERS = 8
 
 
@@ -610,7 +611,8 @@ def _believed(
     """
     sure = part >= _SURELY
     sure[1] |= part[1] >= _PERHAPS and sure[2 : 2 + _OTHERS].all()
-    usual = np.minimum(1.0, _USUAL * stripes / np.maximum(seen, 1e-30))
+    most = (1.0 + _UNUSUAL / len(part)) * stripes
+    usual = np.minimum(1.0, most / np.maximum(seen, 1e-30))
     return np.where(sure, 1.0, np.where(part >= _PERHAPS, usual, 0.0))
 
 
