@@ -159,6 +159,27 @@ class Subtraction:
         with np.errstate(over="ignore"):
             return np.square(self._added)
 
+    @property
+    def has_own_variances(self) -> bool:
+        """Whether the variance added differs from integration to integration."""
+        return False
+
+    def variance(self, index: int) -> FloatArray:  # noqa: ARG002 - most have one for all
+        """
+        Variance added to one integration.
+
+        Parameters
+        ----------
+        index : int
+            Integration, from 0; 0 for a 2-D science exposure.
+
+        Returns
+        -------
+        numpy.ndarray
+            As `background_var`, which is the same for all unless `has_own_variances`.
+        """
+        return self.background_var
+
     @cached_property
     def _subtracted(self) -> FloatArray:
         """The background, 0 where it is undefined."""

@@ -323,7 +323,9 @@ def test_other_readout(refused, good, files):
 
 def test_sky_that_is_a_scaled_template(refused, good, files):
     path = files.make("grism_rate.fits", EXP_TYPE="NIS_WFSS")
-    says(refused(path, "--bkg", *good[1]), "grism_rate.fits: EXP_TYPE is NIS_WFSS", "bkg_subtract")
+    says(
+        refused(path, "--bkg", *good[1]), "grism_rate.fits: EXP_TYPE is NIS_WFSS", "use webbkg wfss"
+    )
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -498,32 +498,6 @@ def test_a_repeated_subtraction_replaces_what_the_first_said(files: ObservationF
 # Templates stay with the pipeline
 
 
-@pytest.mark.parametrize("exposure_type", ["NIS_WFSS", "NRC_WFSS", "MIR_WFSS", "NIS_SOSS"])
-def test_templates_are_left_to_the_pipeline(
-    exposure_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def spy(model: Any, reference: str, *arguments: Any, **options: Any) -> Any:
-        calls.append((model.meta.exposure.type, reference, arguments, options))
-        return model
-
-    module = jwst.background.background_step
-    monkeypatch.setattr(module, "subtract_wfss_bkg", spy)
-    monkeypatch.setattr(module, "subtract_soss_bkg", spy)
-    monkeypatch.setattr(BackgroundStep, "get_reference_file", lambda _self, _model, kind: kind)
-    model = datamodels.ImageModel((4, 4))
-    model.meta.exposure.type = exposure_type
-    model.meta.filename = "science_rate.fits"
-    model.meta.source_catalog = "catalog.ecsv"
-    step = BackgroundStep(wfss_mmag_extract=22.0, soss_source_percentile=30.0)
-    result = step.run(model, ["background_rate.fits"])
-    assert result.meta.cal_step.bkg_subtract == "COMPLETE"
-    [(seen, reference, arguments, _)] = calls
-    assert (seen, reference) == (exposure_type, "bkg")
-    assert (30.0 if exposure_type == "NIS_SOSS" else 22.0) in arguments
-
-
 @pytest.mark.real
 def test_soss_is_subtracted_as_by_the_pipeline(offline_crds: Path) -> None:
     template = np.load(offline_crds.parent / "soss" / "model_background96.npy")

@@ -170,7 +170,7 @@ def test_subtracted_already():
 def test_sky_that_is_a_template(kind):
     refused(
         f"s_rate.fits: EXP_TYPE is {kind}, whose sky is a scaled template and not an average of "
-        "exposures; use the pipeline's bkg_subtract step",
+        f"exposures; use webbkg {'soss' if kind == 'NIS_SOSS' else 'wfss'}",
         science(EXP_TYPE=kind),
         [handle()],
     )

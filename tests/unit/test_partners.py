@@ -411,7 +411,7 @@ def test_dithers_of_the_simulator(number, size, small):
             {"EXP_TYPE": "MIR_WFSS"},
             (
                 "EXP_TYPE is MIR_WFSS, whose sky is a scaled template and not an average of "
-                "exposures; use the pipeline's bkg_subtract step"
+                "exposures; use webbkg wfss"
             ),
         ),
         (

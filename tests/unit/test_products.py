@@ -470,7 +470,7 @@ def test_full_disk_leaves_nothing(files, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("webbkg.io.products._write_table", fail)
+    monkeypatch.setattr("webbkg.io.products._write_rows", fail)
     for writer in WRITERS:
         message = f"{target}: cannot be written (No space left on device)"
         with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):

@@ -14,15 +14,22 @@ PUBLIC = {
     "ExposureHandle",
     "I4iParams",
     "MemoryHandle",
+    "SkyReference",
+    "SossParams",
+    "SossSubtraction",
     "Subtraction",
     "Template",
     "WebbkgError",
     "WebbkgWarning",
+    "WfssParams",
+    "WfssSubtraction",
     "Window",
     "__version__",
     "average",
     "destripe",
     "i4i",
+    "soss",
+    "wfss",
 }
 
 HEAVY = ("numpy", "scipy", "astropy", "stdatamodels", "jwst", "numba", "asdf", "matplotlib")

@@ -10,8 +10,8 @@ import click
 
 from webbkg.api import checked
 from webbkg.cli.console import Bar, Console, progress_bar
+from webbkg.cli.targets import check_distinct, check_targets
 from webbkg.errors import (
-    InputError,
     NoBackgroundPixelsError,
     NotApplicableError,
     OutputError,
@@ -19,7 +19,7 @@ from webbkg.errors import (
 )
 from webbkg.exposure import ExposureHandle
 from webbkg.io.associations import read_association
-from webbkg.io.atomic import check_free, make_directory, removing_empty
+from webbkg.io.atomic import make_directory, removing_empty
 from webbkg.io.files import FileHandle
 from webbkg.io.products import product_stem, write_combined_background, write_product
 from webbkg.io.provenance import Provenance
@@ -99,14 +99,7 @@ def jobs_from(science: Sequence[Path], backgrounds: Sequence[Path], output: Path
         ]
     else:
         jobs = [Job(path, tuple(backgrounds), output / product_stem(path)) for path in science]
-    stems: dict[Path, Path] = {}
-    for job in jobs:
-        if job.stem in stems:
-            raise InputError(
-                f"{job.science} and {stems[job.stem]}: their products would both be named "
-                f"{job.stem.name}; run them with different output directories"
-            )
-        stems[job.stem] = job.science
+    check_distinct((job.science, job.stem) for job in jobs)
     return jobs
 
 
@@ -153,11 +146,10 @@ def run(
     OutputError
         If the output directory cannot be used or products exist; then nothing was done.
     """
-    for target in [output / name for name in REPORT_FILES] + [
-        job.product(suffix) for job in jobs for suffix in PRODUCT_SUFFIXES
-    ]:
-        check_free(target, overwrite=overwrite)
-    _refuse_inputs(jobs)
+    targets = [output / name for name in REPORT_FILES]
+    targets += [job.product(suffix) for job in jobs for suffix in PRODUCT_SUFFIXES]
+    inputs = [path for job in jobs for path in (job.science, *job.backgrounds)]
+    check_targets(targets, inputs, overwrite=overwrite)
     work = _Work(params, overwrite=overwrite, force=force, verbosity=verbosity)
     if dry_run:
         return sum(not work.dry(job) for job in jobs)
@@ -182,18 +174,6 @@ def run(
         )
         work.say(f"report: {report}")
     return len(entries) - len(done)
-
-
-def _refuse_inputs(jobs: Sequence[Job]) -> None:
-    """Never write over an input, not even if the user allows products to be replaced."""
-    inputs = {path.resolve() for job in jobs for path in (job.science, *job.backgrounds)}
-    for job in jobs:
-        for suffix in PRODUCT_SUFFIXES:
-            target = job.product(suffix)
-            if target.resolve() in inputs and not target.is_symlink():
-                raise OutputError(
-                    f"{target}: is an input of this run; choose another directory with -o"
-                )
 
 
 class _Work(Console):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from webbkg.api import checked_stripes
 from webbkg.cli.console import BarConsole, progress_bar
-from webbkg.errors import InputError, OutputError, WebbkgError
+from webbkg.cli.targets import check_distinct, check_targets
+from webbkg.errors import OutputError, WebbkgError
 from webbkg.exposure import FloatArray, MaskArray
-from webbkg.io.atomic import check_free, make_directory, removing_empty
+from webbkg.io.atomic import make_directory, removing_empty
 from webbkg.io.destripe_inputs import pixel_scale, read_flat, read_mask
 from webbkg.io.destripe_products import (
     StripeRecord,
@@ -113,7 +114,7 @@ def jobs_from(exposures: Sequence[Path], output: Path, params: DestripeParams) -
         If two exposures would have the same product.
     """
     is_rows = params.method == "rows" and not params.auto
-    jobs: dict[Path, Job] = {}
+    jobs = []
     for path in exposures:
         stem = product_stem(path)
         job = Job(
@@ -122,13 +123,9 @@ def jobs_from(exposures: Sequence[Path], output: Path, params: DestripeParams) -
             output / f"detections_segm_{stem}.fits" if is_rows else None,
             output / f"{stem}_masked.fits",
         )
-        if job.product in jobs:
-            raise InputError(
-                f"{path} and {jobs[job.product].exposure}: their products would both be named "
-                f"{job.product.name}; run them with different output directories"
-            )
-        jobs[job.product] = job
-    return list(jobs.values())
+        jobs.append(job)
+    check_distinct((job.exposure, job.product) for job in jobs)
+    return jobs
 
 
 def run(
@@ -175,9 +172,12 @@ def run(
         If the output directory cannot be used or products exist; then nothing was done.
     """
     targets = [target for job in jobs for target in job.targets(aids).values()]
-    for target in [output / REPORT_NAME, output / METRICS_NAME, *targets]:
-        check_free(target, overwrite=overwrite)
-    _refuse_inputs(targets, jobs, aids)
+    given = [*(job.exposure for job in jobs), aids.mask, aids.flat]
+    check_targets(
+        [output / REPORT_NAME, output / METRICS_NAME, *targets],
+        [path for path in given if path is not None],
+        overwrite=overwrite,
+    )
     work = _Work(params, aids, overwrite=overwrite, verbosity=verbosity)
     if dry_run:
         return sum(not work.dry(job) for job in jobs)
@@ -202,17 +202,6 @@ def run(
         )
         work.say(f"report: {report}")
     return n_failed
-
-
-def _refuse_inputs(targets: Sequence[Path], jobs: Sequence[Job], aids: Aids) -> None:
-    """Never write over an input, not even if the user allows products to be replaced."""
-    given = [*(job.exposure for job in jobs), aids.mask, aids.flat]
-    inputs = {path.resolve() for path in given if path is not None}
-    for target in targets:
-        if target.resolve() in inputs and not target.is_symlink():
-            raise OutputError(
-                f"{target}: is an input of this run; choose another directory with -o"
-            )
 
 
 class _Work(BarConsole):

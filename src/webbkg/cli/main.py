@@ -17,7 +17,9 @@ _COMMANDS = {
     "destripe": ("webbkg.cli.destripe", "Remove the stripes of the readout from exposures."),
     "i4i": ("webbkg.cli.i4i", "Subtract from each image a background made of the other dithers."),
     "simulate": ("webbkg.cli.simulate", "Simulate an observation whose truth is known."),
+    "soss": ("webbkg.cli.soss", "Subtract the sky template from NIRISS SOSS exposures."),
     "validate": ("webbkg.cli.validate", "Check methods against simulations by numbers."),
+    "wfss": ("webbkg.cli.wfss", "Subtract the sky template from grism exposures."),
 }
 
 

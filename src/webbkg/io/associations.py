@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from webbkg.io.products import product_stem
 
 __all__ = ["AssociationProduct", "Level3", "exposures_from", "read_association", "read_level3"]
 
-#: Member types of associations; only the first two are used here.
+#: Member types of associations; the first two are exposures that every product may have.
+_USED = ("science", "background")
 _EXPTYPES = (
-    "science",
-    "background",
+    *_USED,
     "imprint",
     "sourcecat",
     "segmap",
@@ -55,11 +55,14 @@ class AssociationProduct:
         Science exposure.
     backgrounds : tuple of pathlib.Path
         Background exposures.
+    others : mapping
+        All other members by their type, such as ``sourcecat``.
     """
 
     name: str
     science: Path
     backgrounds: tuple[Path, ...]
+    others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,8 @@ def _read_product(path: Path, number: int, item: Any) -> AssociationProduct:
             f"{where} ({name}) needs one science member, has {len(files['science'])}; give each "
             "science exposure a product of its own"
         )
-    return AssociationProduct(name, files["science"][0], tuple(files["background"]))
+    others = {kind: tuple(paths) for kind, paths in files.items() if kind not in _USED}
+    return AssociationProduct(name, files["science"][0], tuple(files["background"]), others)
 
 
 def _read_members(path: Path, where: str, item: Any) -> tuple[str, dict[str, list[Path]]]:

@@ -13,7 +13,7 @@ from webbkg.io.destripe_products import (
     stripe_keywords,
     stripe_rows,
 )
-from webbkg.io.models import _extensions, _keyword_paths, _set_extensions, _set_keywords
+from webbkg.io.models import extensions_of, keyword_paths, set_extensions, set_keywords
 from webbkg.io.provenance import INPUT_COLUMNS
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def apply_stripes(model: Any, result: Destriped, record: StripeRecord) -> None:
     has none.
     """
     corrected = result.exposure
-    extensions = _extensions(model)
+    extensions = extensions_of(model)
     model.data = corrected.data
     if model.dq is not None or any(np.isnan(item.levels).any() for item in result.stripes):
         model.dq = corrected.dq
     propagate = result.params.errors == "propagate"
     if propagate and model.err is not None:
         model.err = corrected.err
-    _set_keywords(model, stripe_keywords(result, record))
+    set_keywords(model, stripe_keywords(result, record))
     rows = stripe_rows(result, record, _rows_of(extensions.get("WEBBKG", {}).get("data")))
     added: dict[str, dict[str, Any]] = {"WEBBKG": {"data": rows}}
     if propagate:
@@ -61,7 +61,7 @@ def apply_stripes(model: Any, result: Destriped, record: StripeRecord) -> None:
         unit = result.science.meta.get("BUNIT")
         if unit:
             added["VAR_BKG"]["header"] = [["BUNIT", f"({unit})^2", "variance added to ERR^2"]]
-    _set_extensions(model, added)
+    set_extensions(model, added)
     for line in stripe_history(result, record):
         model.add_history_entry(line)
 
@@ -82,10 +82,10 @@ def model_keyword(model: Any, keyword: str) -> Any:
     object
         The value, None if there is none.
     """
-    path = _keyword_paths(model).get(("PRIMARY", keyword))
+    path = keyword_paths(model).get(("PRIMARY", keyword))
     if path is not None:
         return model[path]
-    for card in _extensions(model).get("PRIMARY", {}).get("header", []):
+    for card in extensions_of(model).get("PRIMARY", {}).get("header", []):
         if card[0] == keyword:
             return card[1]
     return None
@@ -102,7 +102,7 @@ def mark_status(model: Any, status: str) -> None:
     status : str
         SKIPPED or FAILED.
     """
-    _set_keywords(model, {METHOD_KEYWORD: (status, "Method by which stripes were removed")})
+    set_keywords(model, {METHOD_KEYWORD: (status, "Method by which stripes were removed")})
 
 
 def _rows_of(table: Any) -> list[tuple[str, str, str, str]]:

@@ -39,7 +39,7 @@ from webbkg.io.products import (
     _write_rows,
     product_stem,
 )
-from webbkg.io.provenance import INPUT_COLUMNS
+from webbkg.io.provenance import INPUT_COLUMNS, finite, table_of
 from webbkg.io.wcs import celestial_cards, image_of, open_images
 
 if TYPE_CHECKING:
@@ -152,11 +152,7 @@ def stripe_keywords(result: Destriped, record: StripeRecord) -> dict[str, tuple[
         "WB_RMSA": (record.noise_after, "Robust rms of blank pixels after"),
         "WB_RMSE": (record.noise_expected, "Rms of blank pixels expected from ERR"),
     }
-    return {
-        key: (value, comment)
-        for key, (value, comment) in words.items()
-        if not (isinstance(value, float) and not math.isfinite(value))
-    }
+    return finite(words)
 
 
 def stripe_history(result: Destriped, record: StripeRecord) -> list[str]:
@@ -218,10 +214,7 @@ def stripe_rows(
     inputs = record.inputs or [("science", result.science.name, "")]
     rows: list[_Row] = [*earlier, *((role, name, digest, "") for role, name, digest in inputs)]
     rows.append(("parameters", "destripe", "", json.dumps(result.params.as_dict())))
-    widths = [max(1, *(len(row[column]) for row in rows)) for column in range(4)]
-    dtype = [(name, f"S{width}") for name, width in zip(INPUT_COLUMNS, widths, strict=True)]
-    encoded = [tuple(text.encode("ascii", "replace") for text in row) for row in rows]
-    return np.array(encoded, dtype=dtype)
+    return table_of(rows)
 
 
 def write_destriped(

@@ -12,10 +12,19 @@ from stdatamodels.jwst import datamodels
 from webbkg.errors import InputError
 from webbkg.exposure import ExposureHandle, MemoryHandle
 from webbkg.io.keywords import meta_of, window_of
-from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
+from webbkg.io.provenance import Description, Provenance, describe, history, provenance_rows
 from webbkg.results import Subtraction
 
-__all__ = ["ModelHandle", "apply_to_model", "background_model"]
+__all__ = [
+    "ModelHandle",
+    "apply_described",
+    "apply_to_model",
+    "background_model",
+    "extensions_of",
+    "keyword_paths",
+    "set_extensions",
+    "set_keywords",
+]
 
 
 class ModelHandle(MemoryHandle):
@@ -93,23 +102,40 @@ def apply_to_model(model: Any, subtraction: Subtraction, provenance: Provenance)
     where ``model.save`` writes them and ``datamodels.open`` reads them. ``err`` is left alone if
     errors are not propagated or the model has none.
     """
+    apply_described(model, subtraction, describe(subtraction, provenance))
+
+
+def apply_described(model: Any, subtraction: Subtraction, description: Description) -> None:
+    """
+    Put a corrected exposure into the data model it came from, with what it shall say of itself.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        As of `apply_to_model`.
+    subtraction : Subtraction
+        What was done.
+    description : Description
+        Keywords, history and table.
+    """
     corrected = subtraction.exposure
     model.data = corrected.data
     if model.dq is not None or subtraction.flag_bits.any():
         model.dq = corrected.dq
     if subtraction.propagate_errors and model.err is not None:
         model.err = corrected.err
-    _set_keywords(model, product_keywords(subtraction, provenance))
-    extensions: dict[str, dict[str, Any]] = {
-        "WEBBKG": {"data": provenance_rows(subtraction, provenance)}
-    }
+    set_keywords(model, description.keywords)
+    extensions: dict[str, dict[str, Any]] = {"WEBBKG": {"data": description.rows}}
     if subtraction.propagate_errors:
-        extensions["VAR_BKG"] = {"data": subtraction.background_var}
+        variance = subtraction.variance(0)
+        if subtraction.has_own_variances and corrected.data.ndim == 3:
+            variance = np.stack([subtraction.variance(k) for k in range(len(corrected.data))])
+        extensions["VAR_BKG"] = {"data": variance}
         unit = subtraction.meta.get("BUNIT")
         if unit:
             extensions["VAR_BKG"]["header"] = [["BUNIT", f"({unit})^2", "variance added to ERR^2"]]
-    _set_extensions(model, extensions)
-    for line in history(subtraction, provenance):
+    set_extensions(model, extensions)
+    for line in description.lines:
         model.add_history_entry(line)
 
 
@@ -149,14 +175,26 @@ def background_model(model: Any, subtraction: Subtraction, provenance: Provenanc
         "COVERAGE": {"data": template.n_used.astype(np.int32)},
         "WEBBKG": {"data": provenance_rows(subtraction, provenance)},
     }
-    _set_extensions(combined, extensions)
+    set_extensions(combined, extensions)
     for line in history(subtraction, provenance):
         combined.add_history_entry(line)
     return combined
 
 
-def _keyword_paths(model: Any) -> dict[tuple[str, str], str]:
-    """Attribute of a model by the extension and keyword it is written as."""
+def keyword_paths(model: Any) -> dict[tuple[str, str], str]:
+    """
+    Find the attribute of a model that each keyword is.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model.
+
+    Returns
+    -------
+    dict
+        Path of the attribute by extension and keyword.
+    """
     paths: dict[tuple[str, str], str] = {}
 
     def note(subschema: Mapping[str, Any], path: list[Any], *_: Any) -> None:
@@ -171,15 +209,24 @@ def _keyword_paths(model: Any) -> dict[tuple[str, str], str]:
 def _keywords_of(model: Any) -> Mapping[str, Any]:
     values = model.to_flat_dict(include_arrays=False)
     headers: dict[str, dict[str, Any]] = {"PRIMARY": {}, "SCI": {}}
-    for (extension, keyword), path in _keyword_paths(model).items():
+    for (extension, keyword), path in keyword_paths(model).items():
         if extension in headers and path in values:
             headers[extension][keyword] = values[path]
     return meta_of(headers["PRIMARY"], headers["SCI"])
 
 
-def _set_keywords(model: Any, keywords: Mapping[str, tuple[Any, str]]) -> None:
-    """Set attributes, or cards of the primary header where the model knows no attribute."""
-    paths = _keyword_paths(model)
+def set_keywords(model: Any, keywords: Mapping[str, tuple[Any, str]]) -> None:
+    """
+    Set attributes, or cards of the primary header where the model knows no attribute.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model, changed in place.
+    keywords : mapping
+        Value and comment by keyword.
+    """
+    paths = keyword_paths(model)
     cards = []
     for keyword, (value, comment) in keywords.items():
         if ("PRIMARY", keyword) in paths:
@@ -188,16 +235,38 @@ def _set_keywords(model: Any, keywords: Mapping[str, tuple[Any, str]]) -> None:
             cards.append([keyword, value, comment])
     kept = [
         card
-        for card in _extensions(model).get("PRIMARY", {}).get("header", [])
+        for card in extensions_of(model).get("PRIMARY", {}).get("header", [])
         if card[0] not in keywords
     ]
-    _set_extensions(model, {"PRIMARY": {"header": kept + cards}})
+    set_extensions(model, {"PRIMARY": {"header": kept + cards}})
 
 
-def _extensions(model: Any) -> Mapping[str, Any]:
-    """What the model carries for FITS besides what its schema knows."""
+def extensions_of(model: Any) -> Mapping[str, Any]:
+    """
+    Give what a model carries for FITS besides what its schema knows.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model.
+
+    Returns
+    -------
+    mapping
+        Data and header by extension.
+    """
     return model.extra_fits.instance if model.hasattr("extra_fits") else {}
 
 
-def _set_extensions(model: Any, extensions: Mapping[str, Mapping[str, Any]]) -> None:
-    model.extra_fits = {**_extensions(model), **extensions}
+def set_extensions(model: Any, extensions: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    Let a model carry more extensions for FITS.
+
+    Parameters
+    ----------
+    model : stdatamodels.jwst.datamodels.JwstDataModel
+        Data model, changed in place.
+    extensions : mapping
+        ``data``, ``header`` or both by extension; those of the same names are replaced.
+    """
+    model.extra_fits = {**extensions_of(model), **extensions}

@@ -25,7 +25,14 @@ from webbkg.errors import InputError
 from webbkg.io.atomic import replacing
 from webbkg.io.files import FileHandle
 from webbkg.io.headers import RawHeader, padded, scan_headers
-from webbkg.io.provenance import Provenance, history, product_keywords, provenance_rows
+from webbkg.io.provenance import (
+    Description,
+    Provenance,
+    describe,
+    history,
+    product_keywords,
+    provenance_rows,
+)
 from webbkg.results import Subtraction
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "product_stem",
     "write_changed",
     "write_combined_background",
+    "write_described",
     "write_product",
 ]
 
@@ -126,6 +134,40 @@ def write_product(
     OutputError
         If the file exists and may not be replaced, or cannot be written.
     """
+    write_described(subtraction, describe(subtraction, provenance), target, overwrite=overwrite)
+
+
+def write_described(
+    subtraction: Subtraction,
+    description: Description,
+    target: Path,
+    *,
+    extensions: Sequence[Extension] = (),
+    overwrite: bool = False,
+) -> None:
+    """
+    Write a corrected exposure that says of itself what is wanted.
+
+    Parameters
+    ----------
+    subtraction : Subtraction
+        What was done, to an exposure that is a file.
+    description : Description
+        Keywords, history and table of the product.
+    target : pathlib.Path
+        File to write.
+    extensions : sequence of Extension, optional
+        Images and tables to add; those of the same names that the exposure has are dropped.
+    overwrite : bool, optional
+        Whether it may replace another.
+
+    Raises
+    ------
+    InputError
+        If the exposure is not in a file.
+    OutputError
+        If the file exists and may not be replaced, or cannot be written.
+    """
     source = file_of(subtraction)
     with (
         replacing(target, overwrite=overwrite) as temporary,
@@ -136,12 +178,18 @@ def write_product(
             original,
             stream,
             target.name,
-            product_keywords(subtraction, provenance),
-            history(subtraction, provenance),
-            lambda stream, has_dq: _write_extras(stream, has_dq, subtraction, provenance),
+            description.keywords,
+            description.lines,
+            lambda stream, has_dq: _write_extras(
+                stream, has_dq, subtraction, description, extensions
+            ),
+            dropped={item.name for item in extensions},
         )
         for index, plane in enumerate(subtraction.planes()):
-            for name, array in (("SCI", plane.data), ("ERR", plane.err), ("DQ", plane.dq)):
+            planes = {"SCI": plane.data, "ERR": plane.err, "DQ": plane.dq}
+            if "VAR_BKG" in images:
+                planes["VAR_BKG"] = subtraction.variance(index)
+            for name, array in planes.items():
                 if name in images:
                     stream.seek(images[name] + index * array.size * 4)
                     stream.write(_fits_bytes(array))
@@ -190,10 +238,7 @@ def write_changed(
             dq = images["DQ"]
             places["DQ"] = _reserve(stream, _image_header("DQ", dq.shape, dq.dtype), dq.shape)
         for item in extensions:
-            if item.array.dtype.names is None:
-                _write_image(stream, item.name, item.array, item.cards)
-            else:
-                _write_rows(stream, item.name, item.array)
+            _write_extension(stream, item)
         return places
 
     with (
@@ -261,7 +306,7 @@ def write_combined_background(
         _write_image(stream, "ERR", template.err, unit)
         _write_image(stream, "DQ", template.dq)
         _write_image(stream, "COVERAGE", template.n_used.astype(np.int32))
-        _write_table(stream, subtraction, provenance)
+        _write_rows(stream, "WEBBKG", provenance_rows(subtraction, provenance))
 
 
 def file_of(subtraction: Subtraction) -> FileHandle:
@@ -297,6 +342,7 @@ def _write_all_but_pixels(
     lines: Sequence[str],
     write_extras: Callable[[BinaryIO, bool], Mapping[str, int]],
     replaced: Container[str] = ("SCI", "ERR", "DQ"),
+    dropped: Container[str] = (),
 ) -> Mapping[str, int]:
     """Write all headers and what is copied; return where the images in `replaced` belong."""
     places: dict[str, int] = {}
@@ -307,7 +353,7 @@ def _write_all_but_pixels(
         header = _editable(raw)
         if index == 0:
             _describe(header, name, keywords, lines)
-        if raw.name in ("VAR_BKG", "WEBBKG"):
+        if raw.name in ("VAR_BKG", "WEBBKG") or raw.name in dropped:
             # Of an earlier subtraction, which was forced to be repeated.
             continue
         if raw.name in ("SCI", "ERR", "DQ") and raw.name in replaced:
@@ -328,20 +374,30 @@ def _write_all_but_pixels(
 
 
 def _write_extras(
-    stream: BinaryIO, has_dq: bool, subtraction: Subtraction, provenance: Provenance
+    stream: BinaryIO,
+    has_dq: bool,
+    subtraction: Subtraction,
+    description: Description,
+    extensions: Sequence[Extension],
 ) -> dict[str, int]:
-    """Write the added extensions; return where flags belong if the input has none."""
+    """Write the added extensions; return where images belong that are written by integration."""
     places: dict[str, int] = {}
+    shape: tuple[int, ...] = subtraction.science.window.shape
+    if subtraction.science.n_integrations is not None:
+        shape = (subtraction.science.n_integrations, *shape)
     if not has_dq and subtraction.flag_bits.any():
-        shape = subtraction.science.window.shape
-        n_integrations = subtraction.science.n_integrations
-        full = shape if n_integrations is None else (n_integrations, *shape)
-        places["DQ"] = _reserve(stream, _image_header("DQ", full, np.dtype(np.uint32)), full)
+        places["DQ"] = _reserve(stream, _image_header("DQ", shape, np.dtype(np.uint32)), shape)
+    for item in extensions:
+        _write_extension(stream, item)
     if subtraction.propagate_errors:
         unit = subtraction.meta.get("BUNIT")
         cards = {"BUNIT": (f"({unit})^2", "variance added to ERR^2")} if unit else {}
-        _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
-    _write_table(stream, subtraction, provenance)
+        if subtraction.has_own_variances:
+            header = _image_header("VAR_BKG", shape, np.dtype(np.float32), cards)
+            places["VAR_BKG"] = _reserve(stream, header, shape)
+        else:
+            _write_image(stream, "VAR_BKG", subtraction.background_var, cards)
+    _write_rows(stream, "WEBBKG", description.rows)
     return places
 
 
@@ -387,7 +443,9 @@ def _as_stored(header: fits.Header, *, unsigned: bool) -> None:
         header["BZERO"] = 2**31
 
 
-def _image_header(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> fits.Header:
+def _image_header(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], cards: _Cards | None = None
+) -> fits.Header:
     header = fits.Header()
     header["XTENSION"] = ("IMAGE", "Image extension")
     header["BITPIX"] = -32 if dtype.kind == "f" else 32
@@ -400,6 +458,8 @@ def _image_header(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> fi
     if dtype == np.uint32:
         header["BSCALE"] = 1
         header["BZERO"] = 2**31
+    for key, (value, comment) in (cards or {}).items():
+        header[key] = (value, comment)
     return header
 
 
@@ -409,21 +469,22 @@ def _write_image(
     array: NDArray[Any],
     cards: _Cards | None = None,
 ) -> None:
-    header = _image_header(name, array.shape, array.dtype)
-    for key, (value, comment) in (cards or {}).items():
-        header[key] = (value, comment)
+    header = _image_header(name, array.shape, array.dtype, cards)
     stream.write(_header_bytes(header))
     _write_padded(stream, _fits_bytes(array))
 
 
-def _write_table(stream: BinaryIO, subtraction: Subtraction, provenance: Provenance) -> None:
-    _write_rows(stream, "WEBBKG", provenance_rows(subtraction, provenance))
+def _write_extension(stream: BinaryIO, item: Extension) -> None:
+    if item.array.dtype.names is None:
+        _write_image(stream, item.name, item.array, item.cards)
+    else:
+        _write_rows(stream, item.name, item.array)
 
 
 def _write_rows(stream: BinaryIO, name: str, rows: NDArray[Any]) -> None:
-    table = fits.BinTableHDU(rows, name=name)
-    stream.write(_header_bytes(table.header))
-    _write_padded(stream, table.data.tobytes())
+    stream.write(_header_bytes(fits.BinTableHDU(rows, name=name).header))
+    # astropy's own copy has the byte order of this machine.
+    _write_padded(stream, rows.astype(rows.dtype.newbyteorder(">")).tobytes())
 
 
 def _write_padded(stream: BinaryIO, content: bytes) -> None:

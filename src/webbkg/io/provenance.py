@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,17 @@ from webbkg._version import __version__
 from webbkg.params import Params
 from webbkg.results import Subtraction
 
-__all__ = ["INPUT_COLUMNS", "Provenance", "history", "product_keywords", "provenance_rows"]
+__all__ = [
+    "INPUT_COLUMNS",
+    "Description",
+    "Provenance",
+    "describe",
+    "finite",
+    "history",
+    "product_keywords",
+    "provenance_rows",
+    "table_of",
+]
 
 #: Exposure types that calwebb_image3 makes mosaics of.
 _MOSAIC_TYPES = ("MIR_IMAGE", "NRC_IMAGE", "NIS_IMAGE", "FGS_IMAGE")
@@ -52,6 +62,70 @@ class Provenance:
     noise_after: float = math.nan
     noise_expected: float = math.nan
     masked_fraction: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """
+    What a product says about its own making.
+
+    Parameters
+    ----------
+    keywords : mapping
+        Value and comment by keyword of the primary header.
+    lines : sequence of str
+        Sentences for the HISTORY.
+    rows : numpy.ndarray
+        Table of inputs and parameters, as of `table_of`.
+    """
+
+    keywords: Mapping[str, tuple[Any, str]]
+    lines: Sequence[str]
+    rows: NDArray[Any]
+
+
+def describe(subtraction: Subtraction, provenance: Provenance) -> Description:
+    """
+    Say all that a product of background exposures says about its making.
+
+    Parameters
+    ----------
+    subtraction : Subtraction
+        What was done.
+    provenance : Provenance
+        What else is known.
+
+    Returns
+    -------
+    Description
+        Keywords, history and table.
+    """
+    return Description(
+        product_keywords(subtraction, provenance),
+        history(subtraction, provenance),
+        provenance_rows(subtraction, provenance),
+    )
+
+
+def finite(words: Mapping[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
+    """
+    Leave out what FITS cannot say.
+
+    Parameters
+    ----------
+    words : mapping
+        Value and comment by keyword.
+
+    Returns
+    -------
+    dict
+        Those whose value is not a number that is not finite.
+    """
+    return {
+        key: (value, comment)
+        for key, (value, comment) in words.items()
+        if not (isinstance(value, float) and not math.isfinite(value))
+    }
 
 
 def product_keywords(
@@ -101,11 +175,7 @@ def product_keywords(
         "WB_RMSA": (provenance.noise_after, "Robust rms of blank pixels after"),
         "WB_RMSE": (provenance.noise_expected, "Rms of blank pixels expected from ERR"),
     }
-    return {
-        key: (value, comment)
-        for key, (value, comment) in words.items()
-        if not (isinstance(value, float) and not math.isfinite(value))
-    }
+    return finite(words)
 
 
 def history(subtraction: Subtraction, provenance: Provenance) -> list[str]:
@@ -161,6 +231,23 @@ def provenance_rows(subtraction: Subtraction, provenance: Provenance) -> NDArray
     remaining = list(provenance.checksums)
     rows = [(role, name, _take(remaining, name), "") for role, name in names]
     rows.append(("parameters", provenance.method, "", json.dumps(provenance.params.as_dict())))
+    return table_of(rows)
+
+
+def table_of(rows: Sequence[tuple[str, str, str, str]]) -> NDArray[Any]:
+    """
+    Make the table of inputs and parameters.
+
+    Parameters
+    ----------
+    rows : sequence of tuple of str
+        Rows, at least one, columns as in `INPUT_COLUMNS`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Structured, ASCII columns as wide as they need to be.
+    """
     widths = [max(1, *(len(row[column]) for row in rows)) for column in range(4)]
     dtype = [(name, f"S{width}") for name, width in zip(INPUT_COLUMNS, widths, strict=True)]
     encoded = [tuple(text.encode("ascii", "replace") for text in row) for row in rows]

@@ -178,9 +178,10 @@ def of_other_kind(science: ExposureHandle) -> list[str]:
     exposure_type = science.meta.get("EXP_TYPE")
     if exposure_type not in _TEMPLATE_TYPES:
         return []
+    command = "soss" if exposure_type == "NIS_SOSS" else "wfss"
     problem = (
         f"{science.name}: EXP_TYPE is {exposure_type}, whose sky is a scaled template and not an "
-        "average of exposures; use the pipeline's bkg_subtract step"
+        f"average of exposures; use webbkg {command}"
     )
     return [problem]
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
-from webbkg.exposure import ExposureHandle, FloatArray, MaskArray
-from webbkg.masks.flags import BAD_FLAGS, flag_bits
-from webbkg.methods.sky_reference import SkyReference
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.exposure import Exposure, ExposureHandle, FlagArray, FloatArray, MaskArray
+from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, FLAG_BITS, flag_bits
+from webbkg.parallel import count_threads, run_tasks
 from webbkg.params import Params, param
 from webbkg.results import Diagnostics, Subtraction
+from webbkg.sky_reference import SkyReference
+from webbkg.template import Template
+
+if TYPE_CHECKING:
+    from webbkg.methods.soss_mode import ModeFit
+    from webbkg.methods.soss_step import Templates
 
 __all__ = ["SossDiagnostics", "SossParams", "SossSubtraction", "soss"]
+
+#: Flags of pixels that the JWST pipeline leaves out.
+_PIPELINE_BITS = DO_NOT_USE | FLAG_BITS["REFERENCE_PIXEL"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +147,135 @@ class SossSubtraction(Subtraction):
         have the same.
     integration_scale_errs : numpy.ndarray or None
         Their standard errors, same shape.
+    sky : numpy.ndarray
+        What is multiplied by the factors: the template, or the mean of several with their weights,
+        with its step where it lies in the exposure, float32, shape ``(ny, nx)``.
+    sky_err : numpy.ndarray
+        Its standard deviation, float32, same shape.
+    n_threads : int
+        Threads that correct many integrations.
     """
 
+    diagnostics: SossDiagnostics
     mask: MaskArray
     right: MaskArray
-    integration_scales: FloatArray | None = None
-    integration_scale_errs: FloatArray | None = None
+    integration_scales: NDArray[np.float64] | None = None
+    integration_scale_errs: NDArray[np.float64] | None = None
+    sky: FloatArray
+    sky_err: FloatArray
+    n_threads: int = 1
+
+    @property
+    def has_own_variances(self) -> bool:
+        """Whether the variance added differs from integration to integration."""
+        return self.integration_scales is not None
+
+    def variance(self, index: int) -> FloatArray:
+        """
+        Variance added to one integration.
+
+        Parameters
+        ----------
+        index : int
+            Integration, from 0; 0 for a 2-D science exposure.
+
+        Returns
+        -------
+        numpy.ndarray
+            Variance, float32, shape ``(ny, nx)``, unit of the data squared; 0 where the sky has
+            no value.
+        """
+        if self.integration_scales is None:
+            return self.background_var
+        with np.errstate(over="ignore"):
+            return np.square(self._added_to(index))
+
+    def plane(self, index: int) -> Exposure:
+        """
+        Correct one integration alone.
+
+        Parameters
+        ----------
+        index : int
+            Integration, from 0; 0 for a 2-D science exposure.
+
+        Returns
+        -------
+        Exposure
+            2-D exposure. Errors and flags that do not change are those of the exposure before, not
+            copies.
+        """
+        before = self.science.load_integration(index)
+        data = np.empty(self.sky.shape, np.float32)
+        err = np.empty(self.sky.shape, np.float32) if self.propagate_errors else before.err
+        self._fill(before, index, data, err)
+        return Exposure(
+            data=data,
+            err=err,
+            dq=self._flagged(before.dq),
+            window=before.window,
+            name=before.name,
+            meta=before.meta,
+            mask=before.mask,
+        )
+
+    @cached_property
+    def exposure(self) -> Exposure:
+        """The whole corrected exposure, with the shape of the science exposure."""
+        if self.science.n_integrations is None:
+            return self.plane(0)
+        before = self.science.load()
+        data = np.empty(before.data.shape, np.float32)
+        err = np.empty(before.data.shape, np.float32) if self.propagate_errors else before.err
+
+        def work(index: int) -> None:
+            plane = self.science.load_integration(index)
+            self._fill(plane, index, data[index], err[index])
+
+        run_tasks(work, range(len(data)), self.n_threads)
+        return Exposure(
+            data=data,
+            err=err,
+            dq=self._flagged(before.dq),
+            window=before.window,
+            name=before.name,
+            meta=before.meta,
+            mask=before.mask,
+        )
+
+    def _fill(self, before: Exposure, index: int, data: FloatArray, err: FloatArray) -> None:
+        """Put corrected pixels and their errors into arrays."""
+        # numba takes longer to import than the command line may take to show its help.
+        from webbkg.kernels.soss_sky import add_errors, subtract_sky
+
+        subtract_sky(before.data, self.sky, self._edges, self._scales_of(index), data)
+        if self.propagate_errors:
+            add_errors(before.err, self._added_to(index), err)
+
+    def _flagged(self, dq: FlagArray) -> FlagArray:
+        return dq | self.flag_bits if self.flag_bits.any() else dq
+
+    def _scales_of(self, index: int) -> NDArray[np.float64]:
+        if self.integration_scales is None:
+            return np.array(self.scales, np.float64)
+        return np.asarray(self.integration_scales[index], np.float64)
+
+    def _added_to(self, index: int) -> FloatArray:
+        """Error added to that of an integration."""
+        if self.integration_scales is None or self.integration_scale_errs is None:
+            return self._added
+        return _sky_error(
+            self.sky,
+            self.sky_err,
+            self.right,
+            self.integration_scales[index],
+            self.integration_scale_errs[index],
+        )
+
+    @cached_property
+    def _edges(self) -> NDArray[np.int64]:
+        """First column right of the step in each row."""
+        return np.asarray(np.count_nonzero(~self.right, axis=1), np.int64)
 
 
 def soss(
@@ -175,4 +311,191 @@ def soss(
     FitError
         If no template can be scaled.
     """
-    raise NotImplementedError
+    # numba takes longer to import than the command line may take to show its help.
+    from webbkg.methods.soss_step import Templates
+
+    params = params or SossParams()
+    templates = Templates(library, science)
+    found = (_by_ranks if params.rule == "pipeline" else _by_mode)(science, templates, params)
+    return _subtraction(science, found, params)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Found:
+    """What a rule found; see `SossSubtraction` and `SossDiagnostics`."""
+
+    sky: FloatArray
+    sky_err: FloatArray
+    right: MaskArray
+    mask: MaskArray
+    scales: NDArray[np.float64]
+    scale_errs: NDArray[np.float64]
+    by_integration: bool
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    rms: tuple[float, ...]
+    fractions: tuple[float, float]
+    shift: float = 0.0
+    one_side: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def _by_ranks(science: ExposureHandle, templates: Templates, params: SossParams) -> _Found:
+    """Find the factors as the JWST pipeline does."""
+    from webbkg.methods.soss_planes import Planes
+    from webbkg.methods.soss_ranks import count_used, fit_each, fit_ranks
+
+    limits = params.source_percentile, params.bkg_percentile_low, params.bkg_percentile_high
+    max_bytes, n_threads = params.max_memory * 1_000_000, count_threads(params.threads)
+    planes = Planes(science, _PIPELINE_BITS, max_bytes, n_threads)
+    fit = fit_ranks(planes, templates, limits)
+    used, fractions = count_used(planes, fit)
+    best = templates[fit.index]
+    scales = np.array([[side.scale for side in fit.best.sides]])
+    errs = np.array([[side.err for side in fit.best.sides]])
+    warnings: tuple[str, ...] = ()
+    if params.per_integration:
+        scales, errs, n_failed = fit_each(planes, best, fit, limits, n_threads)
+        if n_failed:
+            told = f"{n_failed} integrations have no factors of their own, those of all serve there"
+            warnings = (told,)
+    columns = np.arange(best.image.shape[1])
+    return _Found(
+        sky=best.image,
+        sky_err=best.err,
+        right=columns >= fit.best.edges[:, np.newaxis],
+        mask=~used,
+        scales=scales,
+        scale_errs=errs,
+        by_integration=params.per_integration,
+        names=(best.name,),
+        weights=(1.0,),
+        rms=fit.rms,
+        fractions=fractions,
+        warnings=warnings,
+    )
+
+
+def _by_mode(science: ExposureHandle, templates: Templates, params: SossParams) -> _Found:
+    """Find the factors by the level of the cells without sources."""
+    from webbkg.methods.soss_mode import factors_by_integration, fit_mode
+    from webbkg.methods.soss_planes import Planes
+
+    max_bytes, n_threads = params.max_memory * 1_000_000, count_threads(params.threads)
+    planes = Planes(science, flag_bits(params.bad_flags), max_bytes, n_threads)
+    fit = fit_mode(planes, templates)
+    scales, errs = fit.scales[np.newaxis], fit.errs[np.newaxis]
+    if params.per_integration:
+        scales, errs = factors_by_integration(planes, fit)
+    shape = science.window.shape
+    right = np.arange(shape[1]) >= fit.edges[:, np.newaxis]
+    mask = fit.cells.mask(fit.told, shape)
+    return _Found(
+        sky=fit.sky,
+        sky_err=fit.sky_err,
+        right=right,
+        mask=mask,
+        scales=scales,
+        scale_errs=errs,
+        by_integration=params.per_integration,
+        names=tuple(templates[k].name for k in fit.indices),
+        weights=fit.weights,
+        rms=fit.rms,
+        fractions=(_part(mask, ~right), _part(mask, right)),
+        shift=fit.shift,
+        one_side=bool(np.isnan(fit.mixture.scales).any()),
+        warnings=_mode_warnings(fit),
+    )
+
+
+def _mode_warnings(fit: ModeFit) -> tuple[str, ...]:
+    sides = ("left", "right")
+    warnings = [
+        f"{side} of the step too few pixels are usable, the factor of the other side is taken"
+        for side, scale in zip(sides, fit.mixture.scales, strict=True)
+        if np.isnan(scale)
+    ]
+    warnings += [
+        f"wings of the traces cover all pixels {side} of the step: about "
+        f"{100 * pedestal / scale:.1f} % of what is subtracted there is their light; its error "
+        "says so"
+        for side, scale, pedestal in zip(sides, fit.scales, fit.mixture.pedestal, strict=True)
+        if pedestal > 0
+    ]
+    return tuple(warnings)
+
+
+def _part(mask: MaskArray, side: MaskArray) -> float:
+    """Fraction of a side that is not masked."""
+    n = np.count_nonzero(side)
+    return np.count_nonzero(side & ~mask) / n if n else math.nan
+
+
+def _sky_error(
+    sky: FloatArray,
+    sky_err: FloatArray,
+    right: MaskArray,
+    scales: Sequence[float] | NDArray[np.float64],
+    errs: Sequence[float] | NDArray[np.float64],
+) -> FloatArray:
+    """Standard deviation of the scaled sky; 0 where the template has no value."""
+    factor = np.where(right, np.float32(scales[1]), np.float32(scales[0]))
+    factor_err = np.where(right, np.float32(errs[1]), np.float32(errs[0]))
+    return np.hypot(np.nan_to_num(sky, nan=0.0) * factor_err, factor * sky_err)
+
+
+def _subtraction(science: ExposureHandle, found: _Found, params: SossParams) -> SossSubtraction:
+    """Put together what is returned."""
+    scales, errs = found.scales.mean(axis=0), found.scale_errs.mean(axis=0)
+    both = (float(scales[0]), float(scales[1]))
+    both_errs = (float(errs[0]), float(errs[1]))
+    undefined = ~np.isfinite(found.sky)
+    factor = np.where(found.right, np.float32(both[1]), np.float32(both[0]))
+    image = np.where(undefined, np.float32(np.nan), found.sky * factor)
+    err = _sky_error(found.sky, found.sky_err, found.right, both, both_errs)
+    flags = np.where(undefined, np.uint32(DO_NOT_USE), np.uint32(0))
+    is_mode = params.rule == "mode"
+    used = found.names
+    template = Template(
+        image=image,
+        err=np.where(undefined, np.float32(np.nan), err),
+        n_used=np.where(undefined, 0, len(used)).astype(np.uint16),
+        dq=flags,
+        window=science.window,
+        recipe={"method": "soss", "parameters": params.as_dict(), "inputs": used},
+    )
+    edges = np.count_nonzero(~found.right, axis=1)
+    return SossSubtraction(
+        science=science,
+        template=template,
+        used=used,
+        diagnostics=SossDiagnostics(
+            clip_rule=f"rule {params.rule}",
+            n_backgrounds=len(used),
+            n_used_mean=float(len(used)),
+            clipped_fraction=math.nan,
+            coverage=template.coverage,
+            level=float(np.nanmedian(image)),
+            warnings=found.warnings,
+            rule=params.rule,
+            templates=used,
+            weights=found.weights,
+            rms=found.rms,
+            step_column=float(np.median(edges)),
+            step_shift=found.shift,
+            used_fractions=found.fractions,
+            one_side=found.one_side,
+        ),
+        scales=both,
+        scale_errs=both_errs,
+        propagate_errors=params.errors == "propagate",
+        # The pipeline makes pixels NaN whose template is, and flags none.
+        flag_bits=flags if is_mode else np.zeros_like(flags),
+        mask=found.mask,
+        right=found.right,
+        integration_scales=found.scales if found.by_integration else None,
+        integration_scale_errs=found.scale_errs if found.by_integration else None,
+        sky=np.where(undefined, np.float32(0.0), found.sky) if is_mode else found.sky,
+        sky_err=found.sky_err,
+        n_threads=count_threads(params.threads),
+    )

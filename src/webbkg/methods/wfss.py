@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
-from webbkg.exposure import ExposureHandle, MaskArray
-from webbkg.masks.flags import BAD_FLAGS, flag_bits
-from webbkg.methods.sky_reference import SkyReference
+import numpy as np
+
+from webbkg.errors import InputError, ShapeError
+from webbkg.exposure import ExposureHandle, FlagArray, FloatArray, MaskArray
+from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, flag_bits
+from webbkg.methods.wfss_rules import (
+    Case,
+    Factors,
+    by_model,
+    by_pipeline,
+    check_mask,
+    given_factors,
+)
 from webbkg.params import Params, param
 from webbkg.results import Diagnostics, Subtraction
+from webbkg.sky_reference import SkyReference
+from webbkg.template import Template
 
 __all__ = ["WfssDiagnostics", "WfssParams", "WfssSubtraction", "wfss"]
 
@@ -119,7 +132,16 @@ class WfssSubtraction(Subtraction):
         ``(ny, nx)``.
     """
 
+    diagnostics: WfssDiagnostics
     mask: MaskArray
+
+    @cached_property
+    def _subtracted(self) -> FloatArray:
+        """The background; 0 where it is undefined, but NaN where the pipeline leaves NaN."""
+        diagnostics = self.diagnostics
+        if isinstance(diagnostics, WfssDiagnostics) and diagnostics.rule == "pipeline":
+            return self.background
+        return np.where(self.template.undefined, np.float32(0.0), self.background)
 
 
 def wfss(
@@ -161,8 +183,10 @@ def wfss(
     Raises
     ------
     InputError
-        If the direction of the dispersion is not known and needed, or a template has no usable
-        value.
+        If there is no template, one has no usable value, or the direction of the dispersion is not
+        known and needed.
+    ShapeError
+        If the exposure is not 2-D, or the mask has another shape.
     NoOverlapError
         If a template lies elsewhere on the detector.
     NoBackgroundPixelsError
@@ -170,4 +194,104 @@ def wfss(
     FitError
         If no factor can be found.
     """
-    raise NotImplementedError
+    params = params or WfssParams()
+    exposure = science.load()
+    if exposure.data.ndim != 2:
+        raise ShapeError(
+            f"{science.name}: sky templates are scaled to 2-D exposures, got data of shape "
+            f"{exposure.data.shape}; give the rate file"
+        )
+    if not templates:
+        raise InputError(f"{science.name}: no sky template was given; name at least one")
+    skies = [template.on(science.window, science.name) for template in templates]
+    check_mask(science, mask)
+    case = Case(science, exposure, skies, params, mask, least_fraction)
+    if scales is not None:
+        fit = given_factors(case, scales)
+    elif params.rule == "pipeline":
+        fit = by_pipeline(case, dispersion_axis)
+    else:
+        fit = by_model(case, dispersion_axis)
+    return _subtract(case, fit)
+
+
+def _subtract(case: Case, fit: Factors) -> WfssSubtraction:
+    """Make the background of factors, and tell what was noticed."""
+    # numba takes longer to import than the command line may take to show its help.
+    from webbkg.kernels.blocks import sparse
+
+    science, params = case.science, case.params
+    image, err = _combine(case.skies, fit.factors, fit.errs)
+    undefined = np.isnan(image)
+    flags = np.zeros(image.shape, np.uint32)
+    n_used = np.full(image.shape, len(case.skies), np.uint16)
+    if undefined.any():
+        flags[undefined], n_used[undefined] = DO_NOT_USE, 0
+    added: FlagArray = flags
+    if fit.rule == "pipeline":
+        # There is one template; its holes become NaN in the result.
+        added = case.skies[0].dq
+    names = tuple(sky.name for sky in case.skies)
+    template = Template(
+        image=image,
+        err=err,
+        n_used=n_used,
+        dq=flags,
+        window=science.window,
+        recipe={"method": "wfss", "parameters": params.as_dict(), "inputs": names},
+    )
+    some = image[sparse(image.size, 100_000)]
+    some = some[np.isfinite(some)]
+    return WfssSubtraction(
+        science=science,
+        template=template,
+        used=names,
+        diagnostics=WfssDiagnostics(
+            clip_rule=fit.clip_rule,
+            n_backgrounds=len(names),
+            n_used_mean=float(len(names)),
+            clipped_fraction=math.nan,
+            coverage=template.coverage,
+            level=float(np.median(some)) if some.size else math.nan,
+            warnings=fit.warnings,
+            rule=fit.rule,
+            used_fraction=fit.used_fraction,
+            masked_fraction=fit.masked_fraction,
+            factors=fit.steps,
+            chi2=fit.chi2,
+            lines_rms=fit.lines_rms,
+        ),
+        scales=fit.factors,
+        scale_errs=fit.errs,
+        propagate_errors=params.errors == "propagate",
+        flag_bits=added,
+        mask=fit.mask,
+    )
+
+
+def _combine(
+    skies: Sequence[SkyReference], factors: Sequence[float], errs: Sequence[float]
+) -> tuple[FloatArray, FloatArray]:
+    """Add up templates times factors, and their errors; NaN where a template is unknown."""
+    image, err = _scaled(skies[0], factors[0], errs[0])
+    if len(skies) > 1 and factors[0] == 0:
+        # What is not used may be unknown.
+        image = np.zeros_like(image)
+    for sky, factor, error in zip(skies[1:], factors[1:], errs[1:], strict=True):
+        part, part_err = _scaled(sky, factor, error)
+        if factor != 0:
+            image += part
+        err = np.hypot(err, part_err)
+    undefined = np.isnan(image)
+    if undefined.any():
+        err[undefined] = np.nan
+    return image, err
+
+
+def _scaled(sky: SkyReference, factor: float, error: float) -> tuple[FloatArray, FloatArray]:
+    """Multiply a template, and give the error of the product."""
+    image = np.multiply(sky.image, factor, dtype=np.float32)
+    err = np.multiply(sky.err, abs(factor), dtype=np.float32)
+    if error != 0:
+        err = np.hypot(err, np.multiply(sky.image, error, dtype=np.float32))
+    return image, err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from webbkg.errors import InputError
 from webbkg.io.files import FileHandle
@@ -12,7 +14,7 @@ from webbkg.io.wcs import map_of_gwcs, sky_map_of
 from webbkg.pipeline.running import quietly, reference_files
 from webbkg.sky import SampledMap
 
-__all__ = ["assigned_map", "sky_maps"]
+__all__ = ["assigned_map", "assigned_model", "sky_maps"]
 
 #: Keywords of the SCI header that tell the pointing; found by leaving out one at a time
 #: (jwst 3.0.0). RA_V1, DEC_V1, PA_V3, VPARITY and V3I_YANG are not looked at by assign_wcs.
@@ -86,6 +88,37 @@ def assigned_map(path: str | Path, cache: str | Path | None = None) -> SampledMa
 
 def _assigned(path: Path) -> SampledMap:
     handle = FileHandle(path)
+    with assigned_model(handle) as model:
+        kind, wcs = type(model).__name__, model.meta.wcs
+    if wcs is None:
+        raise InputError(
+            f"{path}: the pipeline's assign_wcs skips a {kind}; give an image of a whole detector "
+            "or sub-array (keyword DATAMODL)"
+        )
+    return map_of_gwcs(wcs, handle.window.shape, str(path))
+
+
+@contextmanager
+def assigned_model(handle: FileHandle) -> Iterator[Any]:
+    """
+    Assign a WCS to an exposure with the pipeline's assign_wcs.
+
+    Parameters
+    ----------
+    handle : FileHandle
+        Exposure.
+
+    Yields
+    ------
+    stdatamodels.jwst.datamodels.JwstDataModel
+        Data model with the WCS in ``meta.wcs``, None if the step skipped the exposure; it is
+        closed at the end, the WCS stays usable.
+
+    Raises
+    ------
+    InputError
+        If keywords are missing, or the step fails.
+    """
     _check_keywords(handle)
     from jwst.assign_wcs import AssignWcsStep
     from stdatamodels.jwst import datamodels
@@ -94,23 +127,19 @@ def _assigned(path: Path) -> SampledMap:
     # takes as long as all the rest and could only change SIP fits and NIRSpec's slits.
     step = AssignWcsStep()
     step.sip_approx = False
-    try:
-        # Opened here: a step that opens a file and then fails leaves it open.
-        with datamodels.open(handle.plain_path) as model, step.run(model) as result:
-            kind, wcs = type(model).__name__, result.meta.wcs
-    # The step passes on whatever the CRDS client, ASDF and gwcs stumble over.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path}: the pipeline's assign_wcs cannot tell where it looks ({reason}); "
-            "check the CRDS set-up, or give its cal product, which brings a WCS along"
-        ) from error
-    if wcs is None:
-        raise InputError(
-            f"{path}: the pipeline's assign_wcs skips a {kind}; give an image of a whole detector "
-            "or sub-array (keyword DATAMODL)"
-        )
-    return map_of_gwcs(wcs, handle.window.shape, str(path))
+    with ExitStack() as opened:
+        try:
+            # Opened here: a step that opens a file and then fails leaves it open.
+            given = opened.enter_context(datamodels.open(handle.plain_path))
+            result = opened.enter_context(step.run(given))
+        # The step passes on whatever the CRDS client, ASDF and gwcs stumble over.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{handle.path}: the pipeline's assign_wcs cannot tell where it looks ({reason}); "
+                "check the CRDS set-up, or give its cal product, which brings a WCS along"
+            ) from error
+        yield result
 
 
 def _check_keywords(handle: FileHandle) -> None:

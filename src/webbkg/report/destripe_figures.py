@@ -104,7 +104,11 @@ class StripeMaps:
     window : Window
         Place on the detector.
     unit : str
-        Unit of the images in words.
+        Unit of `stripes` in words.
+    title : str, optional
+        Title of `stripes` in the figure.
+    block : int, optional
+        Side of the blocks that `stripes` are means of already [px].
     """
 
     result: FloatArray
@@ -114,6 +118,8 @@ class StripeMaps:
     labels: Sequence[str]
     window: Window
     unit: str
+    title: str = "stripes subtracted"
+    block: int = 1
 
 
 def compared(before: FloatArray, after: FloatArray, blank: MaskArray) -> dict[str, bytes]:
@@ -228,14 +234,15 @@ def _draw_stripes(figure: Figure, panel: Axes, maps: StripeMaps, step: int) -> N
     colours = mpl.colormaps["RdBu_r"].resampled(_COLOURS).with_extremes(bad=NO_VALUE)
     limit = limit or 1.0
     drawn = show(panel, image, maps.window, step, colours, -limit, limit)
-    panel.set_title("stripes subtracted", fontsize=11)
+    panel.set_title(maps.title, fontsize=11)
     if is_wide(maps.window):
         bar = figure.colorbar(
             drawn, ax=panel, extend="both", location="bottom", aspect=50, shrink=0.7
         )
     else:
         bar = figure.colorbar(drawn, ax=panel, extend="both", shrink=0.9)
-    bar.set_label(f"{maps.unit}" + (f", means of {step}x{step} pixels" if step > 1 else ""))
+    size = max(step, maps.block)
+    bar.set_label(f"{maps.unit}" + (f", means of {size}x{size} pixels" if size > 1 else ""))
 
 
 def draw_line_profiles(held: HeldOut, readout: Readout, window: Window, *, unit: str) -> Figure:

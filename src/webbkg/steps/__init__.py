@@ -13,13 +13,24 @@ if TYPE_CHECKING:
     from webbkg.steps.average_step import AverageStep
     from webbkg.steps.background_step import BackgroundStep
     from webbkg.steps.destripe_step import DestripeStep, destripe_hook
+    from webbkg.steps.soss_step import SossStep
+    from webbkg.steps.wfss_step import WfssStep
 
-__all__ = ["AverageStep", "BackgroundStep", "DestripeStep", "destripe_hook"]
+__all__ = [
+    "AverageStep",
+    "BackgroundStep",
+    "DestripeStep",
+    "SossStep",
+    "WfssStep",
+    "destripe_hook",
+]
 
 _HOMES = {
     "AverageStep": "webbkg.steps.average_step",
     "BackgroundStep": "webbkg.steps.background_step",
     "DestripeStep": "webbkg.steps.destripe_step",
+    "SossStep": "webbkg.steps.soss_step",
+    "WfssStep": "webbkg.steps.wfss_step",
     "destripe_hook": "webbkg.steps.destripe_step",
 }
 

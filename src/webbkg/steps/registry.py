@@ -21,4 +21,6 @@ def get_steps() -> list[tuple[str, str, bool]]:
         ("webbkg.steps.AverageStep", "webbkg_average", False),
         ("webbkg.steps.BackgroundStep", "webbkg_bkg_subtract", False),
         ("webbkg.steps.DestripeStep", "webbkg_destripe", False),
+        ("webbkg.steps.SossStep", "webbkg_soss", False),
+        ("webbkg.steps.WfssStep", "webbkg_wfss", False),
     ]

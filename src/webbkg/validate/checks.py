@@ -44,6 +44,14 @@ VALIDATIONS = {
         "webbkg.validate.nircam_destripe",
         "Stripes of NIRCam images, against a known truth.",
     ),
+    "niriss-wfss": (
+        "webbkg.validate.niriss_wfss",
+        "Sky of NIRISS grism exposures, against a known truth.",
+    ),
+    "niriss-soss": (
+        "webbkg.validate.niriss_soss",
+        "Sky of NIRISS SOSS time series, against a known truth.",
+    ),
 }
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from webbkg.errors import NoOverlapError, ShapeError
 from webbkg.exposure import FlagArray, FloatArray, Window
-from webbkg.masks.flags import FLAG_BITS
 
 __all__ = ["SkyReference"]
 
@@ -70,7 +69,7 @@ class SkyReference:
         Returns
         -------
         SkyReference
-            The template on that window; NaN, and flagged DO_NOT_USE, where it does not reach.
+            The template on that window; NaN where it does not reach.
 
         Raises
         ------
@@ -88,7 +87,7 @@ class SkyReference:
         here, there = window.overlap(self.window)
         image = np.full(window.shape, np.nan, np.float32)
         err = np.zeros(window.shape, np.float32)
-        dq = np.full(window.shape, FLAG_BITS["DO_NOT_USE"], np.uint32)
+        dq = np.zeros(window.shape, np.uint32)
         for whole, part in ((image, self.image), (err, self.err), (dq, self.dq)):
             whole[here] = part[there]
         return replace(self, image=image, err=err, dq=dq, window=window)

@@ -1,0 +1,354 @@
+"""Factors of the SOSS sky by the level that most cells without sources have."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webbkg.errors import FitError, NoBackgroundPixelsError
+from webbkg.exposure import Exposure, FloatArray, MaskArray
+from webbkg.kernels.soss_sky import cell_ratios
+from webbkg.methods.soss_cells import SIZE, Cells, measure_cells
+from webbkg.methods.soss_mixture import FEWEST, Mixture, fit_level
+from webbkg.methods.soss_planes import Deep, Planes
+from webbkg.methods.soss_shift import find_shift, shifted
+from webbkg.methods.soss_step import Templates, find_edges
+
+__all__ = ["ModeFit", "factors_by_integration", "fit_mode"]
+
+Grid = NDArray[np.float64]
+
+#: A combination of templates must be this much more likely than the best alone (logarithm).
+_CLEARLY = 60.0
+#: Smaller shares are not told from what wings of traces leave.
+_LEAST_SHARE = 0.1
+#: How far cells of sky may be off while templates are mixed, in turn, in units of the template.
+_TOLERANCES = (0.02, 0.01, 0.005, 0.002)
+#: And in the first look; squares that are less by so much may make it worth while.
+_LOOK, _WORTH = 0.01, 15.0
+#: Differences of cells further off their median are not used, in units of their scatter.
+_CLIP = 4.0
+#: Cells of so many columns have noise in common [px].
+_TILE = 64
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModeFit:
+    """
+    Factors, the templates they belong to, and where the step is.
+
+    Parameters
+    ----------
+    sky, sky_err : numpy.ndarray
+        Mean of the templates with their weights and its standard deviation, the step where it lies
+        in the exposure, float32, shape ``(ny, nx)``.
+    edges : numpy.ndarray
+        First column right of the step in each row, int64, shape ``(ny,)``.
+    shift : float
+        Columns by which the step lies right of the templates'.
+    indices : tuple of int
+        The templates.
+    weights : tuple of float
+        Their weights, which add up to 1.
+    rms : tuple of float
+        Summed rms of the residuals of cells of sky left and right for each template, unit of the
+        data.
+    cells : Cells
+        The cells.
+    mixture : Mixture
+        What they told.
+    """
+
+    sky: FloatArray
+    sky_err: FloatArray
+    edges: NDArray[np.int64]
+    shift: float
+    indices: tuple[int, ...]
+    weights: tuple[float, ...]
+    rms: tuple[float, ...]
+    cells: Cells
+    mixture: Mixture
+
+    @property
+    def told(self) -> MaskArray:
+        """Cells that told the factors, bool, shape ``(n,)``."""
+        return self.mixture.sky > 0.5
+
+    @property
+    def scales(self) -> Grid:
+        """Factors left and right, of which one may be that of the other side, shape ``(2,)``."""
+        return _both(self.mixture.scales)
+
+    @property
+    def errs(self) -> Grid:
+        """Their standard errors."""
+        return _both(self.mixture.errs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Candidate:
+    """A template, or a combination of some."""
+
+    image: FloatArray
+    weights: dict[int, float]
+    edges: NDArray[np.int64]
+    cells: Cells
+    mixture: Mixture
+
+
+def fit_mode(planes: Planes, templates: Templates) -> ModeFit:
+    """
+    Find factors in the mean of all integrations.
+
+    Parameters
+    ----------
+    planes : Planes
+        Integrations.
+    templates : Templates
+        The library.
+
+    Returns
+    -------
+    ModeFit
+        The factors.
+
+    Raises
+    ------
+    NoBackgroundPixelsError
+        If no pixel is usable, or too few on both sides.
+    FitError
+        If no factor is positive.
+    """
+    name = planes.science.name
+    deep = _with_known_noise(Deep.of(planes), name)
+    rms: list[float] = []
+    best: _Candidate | None = None
+    for k in range(len(templates)):
+        candidate = _candidate(deep, templates[k].image, {k: 1.0}, name)
+        rms.append(_rms(candidate))
+        if best is None or candidate.mixture.log_likelihood > best.mixture.log_likelihood:
+            best = candidate
+    if best is None or not np.nansum(best.mixture.scales) > 0:
+        raise FitError(
+            f"{name}: no sky template has a factor above 0; check that the sky has not been "
+            "subtracted already"
+        )
+    if len(templates) > 1:
+        best = _combined(deep, templates, best, name)
+    scales = _both(best.mixture.scales)
+    shift = find_shift(deep, best.image, best.edges, scales)
+    indices = tuple(best.weights)
+    err = np.zeros(best.image.shape)
+    for k, weight in best.weights.items():
+        err += np.square(weight * templates[k].err.astype(np.float64))
+    return ModeFit(
+        sky=shifted(best.image, best.edges, shift),
+        sky_err=np.sqrt(err).astype(np.float32),
+        edges=best.edges + round(shift),
+        shift=shift,
+        indices=indices,
+        weights=tuple(best.weights[k] for k in indices),
+        rms=tuple(rms),
+        cells=best.cells,
+        mixture=best.mixture,
+    )
+
+
+def factors_by_integration(planes: Planes, fit: ModeFit) -> tuple[Grid, Grid]:
+    """
+    Find the factors of each integration.
+
+    Parameters
+    ----------
+    planes : Planes
+        Integrations.
+    fit : ModeFit
+        What the mean of all told.
+
+    Returns
+    -------
+    scales, errs : numpy.ndarray
+        Factors left and right and their standard errors, float64, shape ``(n, 2)``.
+
+    Notes
+    -----
+    What an integration has more than the mean, in the cells that told the factors of the mean, is
+    scaled to the template; sources and wings, which are in both, drop out.
+    """
+    shape = len(planes), np.count_nonzero(fit.told)
+    rows, columns = fit.cells.rows[fit.told], fit.cells.columns[fit.told]
+    ratios = np.empty(shape)
+
+    def add(_: None, values: FloatArray, __: Exposure, index: int) -> None:
+        cell_ratios(values, fit.sky, rows, columns, SIZE, ratios[index])
+
+    planes.run(lambda: None, add)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        differences = ratios - np.nanmean(ratios, axis=0)
+    scales, errs = np.tile(fit.scales, (shape[0], 1)), np.tile(fit.errs, (shape[0], 1))
+    right = fit.cells.right[fit.told]
+    for k, side in enumerate((~right, right)):
+        if np.isnan(fit.mixture.scales[k]):
+            continue
+        tiles = columns[side] // _TILE
+        for index in range(shape[0]):
+            change, err = _clipped_mean(differences[index, side], tiles)
+            scales[index, k] += change
+            errs[index, k] = np.hypot(errs[index, k], err)
+    for k in range(2):
+        if np.isnan(fit.mixture.scales[k]):
+            scales[:, k], errs[:, k] = scales[:, 1 - k], errs[:, 1 - k]
+    return scales, errs
+
+
+def _clipped_mean(values: Grid, tiles: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean of differences of cells, and its standard error; cells of a tile share their noise."""
+    known = np.isfinite(values)
+    if not known.any():
+        return 0.0, 0.0
+    middle = np.median(values[known])
+    width = 1.4826 * np.median(np.abs(values[known] - middle))
+    known &= np.abs(values - middle) <= _CLIP * width
+    mean = float(values[known].mean())
+    sums = np.bincount(tiles[known], values[known] - mean)
+    return mean, float(np.sqrt(np.square(sums).sum())) / np.count_nonzero(known)
+
+
+def _with_known_noise(deep: Deep, name: str) -> Deep:
+    """Give pixels without an error the typical one; the scatter in cells tells how large it is."""
+    usable = np.isfinite(deep.image)
+    if not usable.any():
+        raise NoBackgroundPixelsError(
+            f"{name}: no pixel is usable, all are flagged or not finite; check its SCI and DQ, or "
+            "give other --bad-flags"
+        )
+    known = np.isfinite(deep.var) & (deep.var > 0)
+    typical = np.median(deep.var[known & usable]) if (known & usable).any() else np.float32(1.0)
+    return Deep(deep.image, np.where(known, deep.var, typical))
+
+
+def _candidate(deep: Deep, image: FloatArray, weights: dict[int, float], name: str) -> _Candidate:
+    """Measure cells with a template and fit its factors."""
+    edges = find_edges(image)
+    cells = measure_cells(deep, image, edges)
+    n_right = int(np.count_nonzero(cells.right))
+    if max(n_right, len(cells.right) - n_right) < FEWEST:
+        raise NoBackgroundPixelsError(
+            f"{name}: too few pixels are usable on both sides of the step of the sky, "
+            f"{len(cells.right)} squares of {SIZE} px are left; check its DQ, or give other "
+            "--bad-flags"
+        )
+    return _Candidate(
+        image=image, weights=weights, edges=edges, cells=cells, mixture=fit_level(cells)
+    )
+
+
+def _rms(candidate: _Candidate) -> float:
+    """Rms of the residuals of cells of sky, summed over the sides; infinite without any."""
+    cells, mixture = candidate.cells, candidate.mixture
+    total = 0.0
+    for right, scale in zip((False, True), mixture.scales, strict=True):
+        side = cells.right == right
+        weight = mixture.sky[side]
+        if np.isnan(scale) or not weight.sum() > 0:
+            continue
+        off = cells.level[side] * (cells.ratio[side] - scale - mixture.wings[side])
+        total += float(np.sqrt((weight * off**2).sum() / weight.sum()))
+    return total if total > 0 else math.inf
+
+
+def _combined(deep: Deep, templates: Templates, best: _Candidate, name: str) -> _Candidate:
+    """Mix other templates in, one after another, where that is clearly better."""
+    for _ in range(len(templates) - 1):
+        mixed = _extended(deep, templates, best, name)
+        gain = mixed.mixture.log_likelihood - best.mixture.log_likelihood
+        if gain < _CLEARLY or min(mixed.weights.values()) < _LEAST_SHARE:
+            break
+        best = mixed
+    return best
+
+
+def _extended(deep: Deep, templates: Templates, start: _Candidate, name: str) -> _Candidate:
+    """Find the best mixture of one template more; of any two if there was one."""
+    _, gain = _mix(templates, start.weights, start, _LOOK)
+    if gain < _WORTH:
+        return start
+    mixed = start
+    for tolerance in _TOLERANCES:
+        # Where the template is not right, cells of sky are further off than they will be.
+        weights, _ = _mix(templates, start.weights, mixed, tolerance)
+        image = np.zeros(start.image.shape)
+        for k, weight in weights.items():
+            image += weight * templates[k].image
+        mixed = _candidate(deep, image.astype(np.float32), weights, name)
+    return mixed
+
+
+def _mix(
+    templates: Templates, weights: dict[int, float], candidate: _Candidate, tolerance: float
+) -> tuple[dict[int, float], float]:
+    """
+    Fit weights of one template more to the cells of sky that a mixture has found.
+
+    Also tells by how much the squares of their residuals are less than without it.
+    """
+    cells = candidate.cells
+    mixture = fit_level(cells, tolerance)
+    use = mixture.sky > 0.5
+    own = _levels(candidate.image, cells, use)
+    data = (cells.ratio - mixture.wings)[use] * own
+    weight = mixture.sky[use] / (np.hypot(cells.noise[use], tolerance) * own) ** 2
+    levels = [_levels(templates[k].image, cells, use) for k in range(len(templates))]
+    if len(weights) == 1:
+        pairs = [({i: 1.0}, j) for j in range(len(levels)) for i in range(j)]
+    else:
+        pairs = [(weights, k) for k in range(len(levels)) if k not in weights]
+    best, found = math.inf, weights
+    for base, k in pairs:
+        first = np.sum([part * levels[i] for i, part in base.items()], axis=0)
+        share, squares = _blend(first, levels[k], data, weight, cells.right[use])
+        if squares < best:
+            best = squares
+            found = {i: (1.0 - share) * part for i, part in base.items()} | {k: share}
+    _, alone = _blend(own, own, data, weight, cells.right[use])
+    return {k: part for k, part in sorted(found.items()) if part > 0}, alone - best
+
+
+def _blend(
+    first: Grid, second: Grid, data: Grid, weight: Grid, right: MaskArray
+) -> tuple[float, float]:
+    """Find the share of the second of two templates with the least squares that it leaves."""
+    share = np.linspace(0.0, 1.0, 201)
+    squares = np.zeros_like(share)
+    for side in (~right, right):
+        w, y, a, b = weight[side], data[side], first[side], second[side]
+        if not w.size:
+            continue
+        product = (1.0 - share) * (w * y * a).sum() + share * (w * y * b).sum()
+        model = (
+            (1.0 - share) ** 2 * (w * a * a).sum()
+            + 2.0 * share * (1.0 - share) * (w * a * b).sum()
+            + share**2 * (w * b * b).sum()
+        )
+        squares += (w * y * y).sum() - product**2 / model
+    best = int(np.argmin(squares))
+    return float(share[best]), float(squares[best])
+
+
+def _levels(image: FloatArray, cells: Cells, use: MaskArray) -> Grid:
+    """Mean of a template in cells."""
+    sums = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
+    sums[1:, 1:] = np.nan_to_num(image, nan=0.0).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    y, x = cells.rows[use], cells.columns[use]
+    box = sums[y + SIZE, x + SIZE] - sums[y, x + SIZE] - sums[y + SIZE, x] + sums[y, x]
+    return np.asarray(box / SIZE**2)
+
+
+def _both(values: Grid) -> Grid:
+    """Give a side without a value that of the other."""
+    return np.where(np.isnan(values), values[::-1], values)
