@@ -89,10 +89,7 @@ def run(side: str, model, library: Path) -> None:
     errors = "keep" if rule == "pipeline" else "propagate"
     handle = MemoryHandle(model.data, model.err, model.dq)
     result = soss(handle, read_sky_references(library), SossParams(rule=rule, errors=errors))
-    for index, plane in enumerate(result.planes()):
-        model.data[index] = plane.data
-        if errors == "propagate":
-            model.err[index] = plane.err
+    result.correct_into(model.data, model.err)
 
 
 def compare_speed(folder: Path, rounds: int) -> None:

@@ -227,12 +227,7 @@ class SossSubtraction(Subtraction):
         before = self.science.load()
         data = np.empty(before.data.shape, np.float32)
         err = np.empty(before.data.shape, np.float32) if self.propagate_errors else before.err
-
-        def work(index: int) -> None:
-            plane = self.science.load_integration(index)
-            self._fill(plane, index, data[index], err[index])
-
-        run_tasks(work, range(len(data)), self.n_threads)
+        self.correct_into(data, err)
         return Exposure(
             data=data,
             err=err,
@@ -242,6 +237,24 @@ class SossSubtraction(Subtraction):
             meta=before.meta,
             mask=before.mask,
         )
+
+    def correct_into(self, data: FloatArray, err: FloatArray) -> None:
+        """
+        Put corrected integrations into arrays, which may be those of the exposure itself.
+
+        Parameters
+        ----------
+        data : numpy.ndarray
+            Where pixels go, float32, shape ``(n_integrations, ny, nx)``.
+        err : numpy.ndarray
+            Where their errors go, same shape; not touched if errors are kept.
+        """
+
+        def work(index: int) -> None:
+            plane = self.science.load_integration(index)
+            self._fill(plane, index, data[index], err[index])
+
+        run_tasks(work, range(len(data)), self.n_threads)
 
     def _fill(self, before: Exposure, index: int, data: FloatArray, err: FloatArray) -> None:
         """Put corrected pixels and their errors into arrays."""

@@ -31,7 +31,6 @@ from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams, combine_backgrounds, subtract
 from webbkg.methods.soss import SossParams, SossSubtraction, soss
 from webbkg.methods.wfss import WfssParams, wfss
-from webbkg.parallel import run_tasks
 from webbkg.params import spec_of
 from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
 
@@ -313,11 +312,8 @@ def _apply_planes(model: Any, subtraction: SossSubtraction, record: SkyRecord) -
     """Put in corrected pixels one integration after another: a second cube need not fit."""
     description = describe_sky(subtraction, record)
     planes = model.data if model.data.ndim == 3 else model.data[np.newaxis]
-
-    def put(index: int) -> None:
-        planes[index] = subtraction.plane(index).data
-
-    run_tasks(put, range(len(planes)), subtraction.n_threads)
+    # Errors are kept, and not looked at.
+    subtraction.correct_into(planes, planes)
     set_keywords(model, description.keywords)
     set_extensions(model, {"WEBBKG": {"data": description.rows}})
     for line in description.lines:
