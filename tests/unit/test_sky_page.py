@@ -112,6 +112,10 @@ def test_structure_and_level_that_are_left_are_said():
     level = dict(result.metrics, level_after=0.05, level_after_error=1e-4, sky=0.2, profiles={})
     assert sky_verdict(level) == ("look", ["+25.00 % of the sky is left"])
     result.metrics["level_after"] = 0.0
+    # Wings of traces lie over the sky of SOSS.
+    wings = dict(level, level_after=0.008, step_column=700.0)
+    assert sky_verdict(wings)[0] == "clean"
+    assert sky_verdict(dict(wings, level_after=0.02))[0] == "look"
     few = dict(result.metrics, profiles={}, blank_fraction=0.01)
     assert sky_verdict(few) == ("look", ["only 1% of the pixels tell the factor"])
     bare = dict(result.metrics, profiles={}, coverage=0.5)
@@ -127,6 +131,7 @@ def test_both_sides_of_soss_are_shown(per_integration):
     assert metrics["scales"] == pytest.approx([0.9, 0.9], rel=0.05)
     assert metrics["step_column"] == pytest.approx(707, abs=2)
     assert (metrics["n_integrations"], metrics["integration_shown"]) == (3, 1)
+    assert metrics["verdict"] == "clean"
     assert "Step" in result.figures
     assert ("Factors" in result.figures) == per_integration
     assert ("integration_scales" in metrics) == per_integration

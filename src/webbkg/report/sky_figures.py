@@ -43,10 +43,10 @@ SKY_NOTES = MappingProxyType(
         "good result stays within the grey band, twice the scatter that noise alone gives.",
         "Factor": "Factor of the template after each iteration, as its distance from the last one. "
         "The grey band is the standard error that is quoted. A good result has come to rest.",
-        "Step": "Medians of the pixels of each column that told the factors: the exposure, the "
-        "scaled sky and what is left, all columns and those about the step of the sky. A step that "
-        "is left over, or a spike at its place, is a step that lies elsewhere than that of the "
-        "template; a level that is left on one side is a wrong factor.",
+        "Step": "Medians of the pixels of each column that told the factors (about the step, of "
+        "the same rows): the exposure, the scaled sky and what is left, all columns and those "
+        "about the step. A spike at its place is a step that lies elsewhere than that of the "
+        "template. Wings of the traces lie above the sky in these pixels too.",
         "Factors": "Factors left and right of the step in each integration, with their standard "
         "errors.",
     }
@@ -213,9 +213,10 @@ def draw_step(
     """
     figure = new_figure(12.0, 4.6)
     panels = figure.subplots(2, 2, sharex="col", height_ratios=(2, 1), width_ratios=(2, 1))
-    columns = _Columns(*(_column_medians(image, use) for image in (science, sky, result)))
     place = np.arange(use.shape[1])
     near = np.abs(place - step) <= _ABOUT_STEP
+    use = _across_gap(use, near) & np.isfinite(result)
+    columns = _Columns(*(_column_medians(image, use) for image in (science, sky, result)))
     for (upper, lower), part in zip(panels.T, (np.ones_like(near), near), strict=True):
         upper.plot(place[part], columns.science[part], color=SCIENCE, lw=0.7, label="exposure")
         upper.plot(place[part], columns.sky[part], color=BACKGROUND, lw=1.2, label="scaled sky")
@@ -252,6 +253,19 @@ def draw_integrations(scales: NDArray[np.floating], errs: NDArray[np.floating]) 
         panel.set_ylabel(side)
     panels[-1].set_xlabel("integration")
     return figure
+
+
+def _across_gap(use: MaskArray, near: MaskArray) -> MaskArray:
+    """Use the rows of the nearest column in those about the step, which tell no factor."""
+    known = np.flatnonzero(use.any(axis=0))
+    if not known.size:
+        return use
+    columns = np.arange(use.shape[1])
+    place = np.searchsorted(known, columns)
+    left, right = known[np.maximum(place - 1, 0)], known[np.minimum(place, known.size - 1)]
+    nearest = np.where(columns - left < right - columns, left, right)
+    empty = near & ~use.any(axis=0)
+    return np.where(empty, use[:, nearest], use)
 
 
 def _column_medians(image: FloatArray, use: MaskArray) -> NDArray[np.float64]:

@@ -36,6 +36,8 @@ __all__ = ["sky_verdict", "soss_entry", "wfss_entry", "write_sky_report"]
 # Limits of the verdict.
 _MAX_STRUCTURE = 1.0
 _MAX_LEVEL = 1.0
+#: Pixels of SOSS exposures hold wings of the traces.
+_MAX_LEVEL_SOSS = 5.0
 _LEVEL_SIGMA = 3.0
 _MIN_USED = 0.05
 _MIN_COVERAGE = 0.90
@@ -191,9 +193,12 @@ def sky_verdict(metrics: Mapping[str, Any]) -> tuple[str, list[str]]:
     -----
     Clean is a level within 1 % of the sky plus 3 standard errors, strips along either axis that
     differ by at most 1 % of the sky beyond what noise makes of them, at least 5 % of the pixels
-    that tell the factor and 90 % with a value of the template.
+    that tell the factor and 90 % with a value of the template. For SOSS, where wings of traces lie
+    over the sky in all pixels, it is 5 % of the sky, and strips do not count.
     """
-    checks = [_check_level(metrics), *_check_profiles(metrics), _check_pixels(metrics)]
+    checks = [_check_level(metrics), _check_pixels(metrics)]
+    if "step_column" not in metrics:
+        checks += _check_profiles(metrics)
     wrong = [text for good, text in checks if not good]
     return ("look", wrong) if wrong else ("clean", [text for _, text in checks if text])
 
@@ -263,7 +268,8 @@ def _check_level(metrics: Mapping[str, Any]) -> tuple[bool, str]:
     if not (math.isfinite(level) and sky > 0):
         return False, "too few pixels tell the factor to measure what is left"
     percent = 100.0 * level / sky
-    allowed = _MAX_LEVEL + 100.0 * _LEVEL_SIGMA * metrics["level_after_error"] / sky
+    limit = _MAX_LEVEL_SOSS if "step_column" in metrics else _MAX_LEVEL
+    allowed = limit + 100.0 * _LEVEL_SIGMA * metrics["level_after_error"] / sky
     return abs(percent) <= allowed, f"{percent:+.2f} % of the sky is left"
 
 
