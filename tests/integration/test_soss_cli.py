@@ -179,7 +179,8 @@ def test_product_goes_back_into_the_pipeline(skies, done, tmp_path):
     [calibrated] = tmp_path.glob("*_calints.fits")
     with datamodels.open(calibrated) as model:
         np.testing.assert_array_equal(model.data, fits.getdata(product))
-        assert model.meta.wcs is not None
+        assert model.meta.cal_step.assign_wcs == "COMPLETE"
+        assert "world" in model.meta.wcs.available_frames
 
 
 def test_config_and_its_dump(cli, skies, done, tmp_path):

@@ -172,7 +172,8 @@ def test_product_goes_back_into_the_pipeline(skies, done, tmp_path, monkeypatch)
     Spec2Pipeline.call(str(table), steps=steps, save_results=False)
     [assigned] = tmp_path.glob("*_assign*.fits")
     with datamodels.open(assigned) as model:
-        assert model.meta.wcs is not None
+        assert model.meta.cal_step.assign_wcs == "COMPLETE"
+        assert "world" in model.meta.wcs.available_frames
         assert model.meta.background.scaling_factor > 0
         np.testing.assert_array_equal(model.data, fits.getdata(skies.folder / product.name))
         np.testing.assert_array_equal(model.mask, fits.getdata(skies.folder / product.name, "MASK"))

@@ -373,6 +373,7 @@ def _summary(result: WfssSubtraction | SossSubtraction) -> str:
     if isinstance(result, SossSubtraction):
         words = f"factors {factors[0]} left and {factors[1]} right of the step"
     else:
-        used, masked = (100 * getattr(found, f"{name}_fraction") for name in ("used", "masked"))
+        numbers = result.diagnostics
+        used, masked = 100 * numbers.used_fraction, 100 * numbers.masked_fraction
         words = f"factor {' and '.join(factors)}, {used:.3g} % used, {masked:.3g} % spectra"
     return f"{words}, level {found.level:.4g} {unit}"

@@ -138,8 +138,7 @@ class WfssSubtraction(Subtraction):
     @cached_property
     def _subtracted(self) -> FloatArray:
         """The background; 0 where it is undefined, but NaN where the pipeline leaves NaN."""
-        diagnostics = self.diagnostics
-        if isinstance(diagnostics, WfssDiagnostics) and diagnostics.rule == "pipeline":
+        if self.diagnostics.rule == "pipeline":
             return self.background
         return np.where(self.template.undefined, np.float32(0.0), self.background)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,11 @@ class ReportEntry:
 
 
 def entry_of(
-    subtraction: Subtraction, *, products: Mapping[str, str], blank: MaskArray | None = None
+    subtraction: Subtraction,
+    *,
+    products: Mapping[str, str],
+    blank: MaskArray | None = None,
+    drawn: Collection[str] = ("Images", "Blank sky", "Profiles"),
 ) -> ReportEntry:
     """
     Measure and draw a subtraction; of a time series the middle integration.
@@ -78,6 +82,8 @@ def entry_of(
     blank : numpy.ndarray, optional
         True = blank sky, usable before and after, bool, shape ``(ny, nx)``; found in the result
         if not given.
+    drawn : collection of str, optional
+        Titles of the figures that are wanted of ``Images``, ``Blank sky`` and ``Profiles``.
 
     Returns
     -------
@@ -101,6 +107,7 @@ def entry_of(
         window=before.window,
         unit=unit_of(subtraction.meta),
     )
+    drawings = {"Images": draw_images, "Blank sky": draw_histogram, "Profiles": draw_profiles}
     diagnostics = dataclasses.asdict(found)
     metrics: dict[str, Any] = {
         "unit": view.unit,
@@ -120,11 +127,7 @@ def entry_of(
         products=dict(products),
         metrics=metrics,
         warnings=tuple(found.warnings),
-        figures={
-            "Images": png_of(draw_images(view)),
-            "Blank sky": png_of(draw_histogram(view)),
-            "Profiles": png_of(draw_profiles(view)),
-        },
+        figures={name: png_of(draw(view)) for name, draw in drawings.items() if name in drawn},
     )
 
 

@@ -210,7 +210,7 @@ def _entry(
     index = (result.science.n_integrations or 1) // 2
     before, after = result.science.load_integration(index), result.plane(index)
     use = usable_pixels(before) & usable_pixels(after) & ~mask & ~result.template.undefined
-    entry = entry_of(result, products=products, blank=use)
+    entry = entry_of(result, products=products, blank=use, drawn=["Images"])
     removed = (before.data - after.data)[use]
     sky = float(np.median(removed)) if removed.size else math.nan
     metrics = {
@@ -219,7 +219,7 @@ def _entry(
         "scale_errs": list(result.scale_errs),
         "sky": sky,
     }
-    figures = {name: entry.figures[name] for name in ("Images",)}
+    figures = dict(entry.figures)
     profiles = _profiles(before, after, use, sky, metrics["noise_after"], axis)
     window = before.window
     metrics["profiles"] = {
