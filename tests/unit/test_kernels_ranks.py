@@ -1,13 +1,13 @@
-"""Order statistics without sorting, against sorting."""
+"""Order statistics of some values, against sorting all."""
 
 import numpy as np
 import pytest
 
-from webbkg.kernels.ranks import OrderStatistics, coarse_counts, fine_counts, new_coarse_counts
+from webbkg.kernels.ranks import OrderStatistics, select
 
 RNG = np.random.default_rng(1)
 NAN, INF = np.float32(np.nan), np.float32(np.inf)
-SAMPLES = {
+VALUES = {
     "normal": RNG.normal(0.0, 1.0, (16, 32)),
     "all scales": RNG.normal(0.0, 1.0, (16, 32)) * 10.0 ** RNG.uniform(-40, 38, (16, 32)),
     "ties": RNG.integers(-3, 4, (16, 32)),
@@ -15,79 +15,132 @@ SAMPLES = {
     "zeros of both signs": np.where(RNG.random((16, 32)) < 0.5, 0.0, -0.0),
     "infinities": np.where(RNG.random((16, 32)) < 0.3, INF, -INF),
     "close": 1.0 + 1e-7 * RNG.integers(0, 9, (16, 32)),
+    "wider than a block": RNG.normal(0.0, 1.0, (3, 2500)),
     "single": np.full((1, 1), 3.0),
 }
 
 
-def statistics(values, ranks, starts=None, stops=None):
-    ny, nx = values.shape
-    starts = np.zeros(ny, np.int64) if starts is None else starts
-    stops = np.full(ny, nx, np.int64) if stops is None else stops
-    counts = new_coarse_counts()
-    coarse_counts(values, starts, stops, counts)
-    found = OrderStatistics(counts)
-    slots, fine = found.wanted(ranks(found.n) if callable(ranks) else ranks)
-    fine_counts(values, starts, stops, slots, fine)
-    found.learn(slots, fine)
-    return found
+class Shown:
+    """Values that are shown to statistics as often as needed."""
+
+    def __init__(self, values, sample=None, starts=None, stops=None):
+        ny, nx = values.shape
+        self.values = values
+        self.starts = np.zeros(ny, np.int64) if starts is None else starts
+        self.stops = np.full(ny, nx, np.int64) if stops is None else stops
+        self.found = OrderStatistics(values.ravel()[::3] if sample is None else sample)
+        self.n_shown = self.n_kept = 0
+
+    def look(self, brackets):
+        counts = np.zeros((len(brackets), 3), np.int64)
+        kept = np.empty(self.values.size + 1, np.float32)
+        n_kept, n = select(self.values, self.starts, self.stops, brackets, counts, kept)
+        self.found.learn(n, brackets, counts, kept[:n_kept])
+        self.n_shown += 1
+        self.n_kept += n_kept
+
+    def make_known(self, ranks):
+        while (brackets := self.found.missing(ranks)).size:
+            self.look(brackets)
+        return self.found
 
 
-@pytest.mark.parametrize("nans", [0.0, 0.4])
-@pytest.mark.parametrize("name", SAMPLES)
-def test_every_rank(name, nans):
-    values = SAMPLES[name].astype(np.float32)
-    holes = np.random.default_rng(2).random(values.shape) < nans
+def with_holes(values, part):
+    values = values.astype(np.float32)
+    holes = np.random.default_rng(2).random(values.shape) < part
     if values.size > 1:
         values[holes] = NAN
         values[np.roll(holes, 1, axis=1) & holes] = -NAN
+    return values
+
+
+@pytest.mark.parametrize("nans", [0.0, 0.4])
+@pytest.mark.parametrize("name", VALUES)
+def test_every_rank(name, nans):
+    values = with_holes(VALUES[name], nans)
     wanted = np.sort(values[~np.isnan(values)])
-    found = statistics(values, lambda n: list(range(n)))
-    assert found.n == wanted.size
-    np.testing.assert_array_equal([found.value(k) for k in range(found.n)], wanted)
+    shown = Shown(values)
+    shown.look(shown.found.around([0.5]))
+    assert shown.found.n == wanted.size
+    for rank in range(0, wanted.size, max(wanted.size // 60, 1)):
+        assert shown.make_known([rank]).value(rank) == wanted[rank], rank
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("sample", [[], [NAN], [-9.0, -8.0], [9.0], [0.0] * 200])
+@pytest.mark.parametrize("name", VALUES)
+def test_a_sample_that_tells_nothing_costs_two_looks_more(name, sample):
+    values = with_holes(VALUES[name], 0.1)
+    wanted = np.sort(values[~np.isnan(values)])
+    rank = wanted.size // 3
+    shown = Shown(values, np.array(sample, np.float32))
+    shown.look(shown.found.around([1 / 3]))
+    assert shown.make_known([rank]).value(rank) == wanted[rank]
+    assert shown.n_shown <= 3
+
+
+def test_one_look_at_few_values_is_enough():
+    values = RNG.normal(0.0, 1.0, (500, 2000)).astype(np.float32)
+    shown = Shown(values, values.ravel()[::16])
+    shown.look(shown.found.around([0.25, 0.5]))
+    ranks = [249_999, 250_000, 499_999, 500_000]
+    found = shown.make_known(ranks)
+    ordered = np.sort(values, axis=None)
+    assert [found.value(rank) for rank in ranks] == [ordered[rank] for rank in ranks]
+    assert shown.n_shown == 1
+    assert shown.n_kept < 0.05 * values.size
+
+
+def test_equal_values_are_counted_and_not_kept():
+    values = np.full((500, 2000), 2.0, np.float32)
+    values[0, :5] = 1.0, 3.0, 1.5, 2.5, 0.0
+    shown = Shown(values)
+    shown.look(shown.found.around([0.4]))
+    assert shown.make_known([400_000]).value(400_000) == 2.0
+    assert shown.n_kept < 10
+
+
+@pytest.mark.parametrize("name", VALUES)
 def test_counting(name):
-    values = SAMPLES[name].astype(np.float32)
-    found = statistics(values, lambda n: list(range(n)))
-    for value in np.unique(values)[:40]:
+    values = VALUES[name].astype(np.float32)
+    shown = Shown(values)
+    shown.look(shown.found.around([0.3, 0.7]))
+    ordered = np.sort(values, axis=None)
+    for rank in range(0, values.size, max(values.size // 40, 1)):
+        found, value = shown.make_known([rank]), ordered[rank]
         assert found.count(float(value), including=True) == np.count_nonzero(values <= value)
         assert found.count(float(value), including=False) == np.count_nonzero(values < value)
 
 
 def test_counting_between_neighbours():
     values = np.array([[1.0, 1.0, 1.0 + 2**-23, 5.0]], np.float32)
-    found = statistics(values, [1, 2, 3])
-    for limit in (1.0 + 2**-25, 1.0 + 2**-24, 1.0 + 1.5 * 2**-24, 3.0, 4.999):
-        below = np.count_nonzero(values.astype(np.float64) < limit)
-        assert found.count(limit, including=True) == below, limit
-        assert found.count(limit, including=False) == below, limit
+    for sample in (values[0], values[0, :0], np.float32([1.0 + 2**-23] * 50)):
+        shown = Shown(values, sample)
+        shown.look(shown.found.around([0.3]))
+        found = shown.make_known([1, 2, 3])
+        for limit in (1.0 + 2**-25, 1.0 + 2**-24, 1.0 + 1.5 * 2**-24, 3.0, 4.999):
+            below = np.count_nonzero(values.astype(np.float64) < limit)
+            assert found.count(limit, including=True) == below, limit
+            assert found.count(limit, including=False) == below, limit
 
 
 def test_columns_outside_are_left_out():
     values = np.arange(24, dtype=np.float32).reshape(2, 12)
-    starts, stops = np.array([3, 11]), np.array([10, 12])
-    found = statistics(values, lambda n: list(range(n)), starts, stops)
+    shown = Shown(values, starts=np.array([3, 11]), stops=np.array([10, 12]))
+    shown.look(shown.found.around([0.5]))
+    found = shown.make_known(range(shown.found.n))
     assert [float(found.value(k)) for k in range(found.n)] == [3, 4, 5, 6, 7, 8, 9, 23]
 
 
-def test_counts_add_up():
-    values = SAMPLES["normal"].astype(np.float32)
-    starts, stops = np.zeros(16, np.int64), np.full(16, 32, np.int64)
-    counts = new_coarse_counts()
-    for _ in range(3):
-        coarse_counts(values, starts, stops, counts)
-    assert OrderStatistics(counts).n == 3 * values.size
-
-
-def test_nothing_is_counted_twice():
-    values = SAMPLES["normal"].astype(np.float32)
-    found = statistics(values, [100, 101])
-    slots, fine = found.wanted([100, 101])
-    assert len(fine) == 0
-    assert (slots == -1).all()
+def test_what_is_known_is_not_asked_for():
+    shown = Shown(VALUES["normal"].astype(np.float32))
+    shown.look(shown.found.around([0.5]))
+    shown.make_known([100, 101])
+    assert shown.found.missing([100, 101]).shape == (0, 2)
+    with pytest.raises(LookupError, match="rank 400"):
+        shown.found.value(400)
 
 
 def test_no_value():
-    found = statistics(np.full((2, 3), NAN), [])
-    assert found.n == 0
+    shown = Shown(np.full((2, 3), NAN))
+    shown.look(shown.found.around([0.5]))
+    assert shown.found.n == 0

@@ -66,20 +66,17 @@ def test_highest_bit(data):
 
 
 def test_sky_ratios(values, template):
-    out = np.full(SHAPE, 7.0, np.float32)
-    sky_ratios(values, template, 6.0, 15, out)
     with np.errstate(all="ignore"):
         ratio = values / template
         wanted = np.where((values < np.float32(6.0)) & np.isfinite(ratio), ratio, np.nan)
-    np.testing.assert_array_equal(out[:, :15], wanted[:, :15])
-    assert (out[:, 15:] == 7.0).all()
-    sky_ratios(values, template, 6.0, 15, values)
-    np.testing.assert_array_equal(values[:, :15], wanted[:, :15])
+    wanted[:, 15:] = values[:, 15:]
+    sky_ratios(values, template, 6.0, 15)
+    np.testing.assert_array_equal(values, wanted)
 
 
 def test_ratio_sums(values, template):
-    ratios = np.empty(SHAPE, np.float32)
-    sky_ratios(values, template, 6.0, SHAPE[1], ratios)
+    ratios = values.copy()
+    sky_ratios(ratios, template, 6.0, SHAPE[1])
     starts, stops = np.full(SHAPE[0], 2), np.full(SHAPE[0], 17)
     sums = np.ones(3)
     ratio_sums(ratios, template, starts, stops, sums)
@@ -121,7 +118,7 @@ def test_add_plane(values):
 
 
 def test_count_faint(values):
-    usable, faint = np.ones(SHAPE, np.int32), np.ones(SHAPE, np.int32)
+    usable, faint = np.ones(SHAPE, np.uint16), np.ones(SHAPE, np.uint16)
     count_faint(values, 5.0, usable, faint)
     np.testing.assert_array_equal(usable, 1 + np.isfinite(values))
     np.testing.assert_array_equal(faint, 1 + (values < 5.0))

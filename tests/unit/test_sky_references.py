@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,25 @@ def test_library_of_soss_lies_by_its_height(tmp_path: Path, height: int, first: 
     for plane, reference in zip(model.data, references, strict=True):
         assert_array_equal(reference.image, plane)
         assert reference.window == Window(first, 0, height, 20)
+
+
+def test_templates_of_a_library_are_read_when_asked_for(tmp_path: Path) -> None:
+    planes = np.zeros((24, 256, 2048), np.float32)
+    planes += np.arange(24, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    path = write(tmp_path / "soss.fits", planes, err=planes, **SOSS, EXP_TYPE="NIS_SOSS")
+    tracemalloc.start()
+    try:
+        references = read_sky_references(path)
+        levels = [float(reference.image[0, 0]) for reference in references]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert levels == list(range(24))
+    assert peak < planes.nbytes / 2
+    assert (references[-1].err == 23.0).all()
+    assert [reference.name for reference in references[1:3]] == ["soss.fits[2]", "soss.fits[3]"]
+    with pytest.raises(IndexError):
+        references[24]
 
 
 def test_low_soss_subarray_is_a_cut_out_of_the_high_one(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from astropy.io import fits
@@ -33,7 +33,7 @@ _AGREES = {
 _ANY = ("", "N/A", "ANY")
 
 
-def read_sky_references(path: str | Path) -> list[SkyReference]:
+def read_sky_references(path: str | Path) -> Sequence[SkyReference]:
     """
     Read templates of the sky.
 
@@ -45,8 +45,9 @@ def read_sky_references(path: str | Path) -> list[SkyReference]:
 
     Returns
     -------
-    list of SkyReference
-        One, or one for each plane of a library.
+    sequence of SkyReference
+        One, or one for each plane of a library; these are read each time they are asked for, so
+        that memory does not depend on the size of the library.
 
     Raises
     ------
@@ -59,23 +60,39 @@ def read_sky_references(path: str | Path) -> list[SkyReference]:
     path = Path(path)
     with open_images(path) as hdus:
         _refuse_empty(hdus, path)
-        image = image_of(hdus, path)
-        meta = meta_of(hdus[0].header, image.header)
-        data = np.asarray(image.data, np.float32)
-        err = _extension(hdus, "ERR", data.shape, path, np.float32)
-        dq = _extension(hdus, "DQ", data.shape, path, np.uint32)
-    if data.ndim not in (2, 3):
-        raise ShapeError(
-            f"{path}: the sky template has {data.ndim} axes {data.shape}, needed are 2, or 3 for a "
-            "library; give a reference file of type bkg"
-        )
-    window = _window_of(meta, data.shape, path)
-    if data.ndim == 2:
-        return [SkyReference(path.name, data, err, dq, window, meta)]
-    return [
-        SkyReference(f"{path.name}[{k}]", *planes, window, meta)
-        for k, planes in enumerate(zip(data, err, dq, strict=True), start=1)
-    ]
+        shape = image_of(hdus, path).shape
+        if len(shape) not in (2, 3):
+            raise ShapeError(
+                f"{path}: the sky template has {len(shape)} axes {shape}, needed are 2, or 3 for a "
+                "library; give a reference file of type bkg"
+            )
+        # One of a library as well, to see whether it can be read.
+        first = _read_plane(hdus, path, 0 if len(shape) == 3 else None)
+    return _Library(path, shape[0]) if len(shape) == 3 else [first]
+
+
+class _Library(Sequence[SkyReference]):
+    """Planes of a file."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> SkyReference: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SkyReference]: ...
+
+    def __getitem__(self, index: int | slice) -> SkyReference | list[SkyReference]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(self._size)[index]]
+        # Counts from the end too, and refuses what is beyond.
+        plane = range(self._size)[index]
+        with open_images(self._path) as hdus:
+            return _read_plane(hdus, self._path, plane)
 
 
 def check_reference(
@@ -132,20 +149,43 @@ def _refuse_empty(hdus: fits.HDUList, path: Path) -> None:
             )
 
 
+def _read_plane(hdus: fits.HDUList, path: Path, plane: int | None) -> SkyReference:
+    """Read one template of a library, or the only one."""
+    image = image_of(hdus, path)
+    meta = meta_of(hdus[0].header, image.header)
+    name = path.name if plane is None else f"{path.name}[{plane + 1}]"
+    return SkyReference(
+        name,
+        _pixels(image, plane, np.float32),
+        _extension(hdus, "ERR", plane, image.shape, path, np.float32),
+        _extension(hdus, "DQ", plane, image.shape, path, np.uint32),
+        _window_of(meta, image.shape, path),
+        meta,
+    )
+
+
 def _extension(
-    hdus: fits.HDUList, name: str, shape: tuple[int, ...], path: Path, kind: type[Any]
+    hdus: fits.HDUList,
+    name: str,
+    plane: int | None,
+    shape: tuple[int, ...],
+    path: Path,
+    kind: type[Any],
 ) -> Any:
     """Pixels of an extension, 0 where they are unknown."""
-    pixels = hdus[name].data if name in hdus else None
-    if pixels is None:
-        return np.zeros(shape, kind)
-    if pixels.shape != shape:
+    if name not in hdus or not hdus[name].shape:
+        return np.zeros(shape[-2:], kind)
+    if hdus[name].shape != shape:
         raise ShapeError(
-            f"{path}: {name} has shape {pixels.shape} but the sky template has {shape}; make or "
-            "fetch the file again"
+            f"{path}: {name} has shape {hdus[name].shape} but the sky template has {shape}; make "
+            "or fetch the file again"
         )
-    values = np.asarray(pixels, kind)
+    values = _pixels(hdus[name], plane, kind)
     return values if kind is np.uint32 else _known(values)
+
+
+def _pixels(hdu: Any, plane: int | None, kind: type[Any]) -> Any:
+    return np.asarray(hdu.data if plane is None else hdu.section[plane], kind)
 
 
 def _known(err: FloatArray) -> FloatArray:

@@ -1,54 +1,50 @@
 """
 Exact order statistics of more values than one wants to hold or to sort.
 
-Values are shown image by image, twice: `coarse_counts` sorts them into 65536 cells by the upper
-half of their bits, `fine_counts` those of some cells by the lower half, after which every value in
-these cells is known exactly, `OrderStatistics`. Memory and time do not depend on what the values
-are, nor on how many of them are equal.
+A sample tells between which bounds the wanted values lie most likely. Values are then shown image
+by image, `select`: those between the bounds are kept, those below are counted, and what was kept
+needs to be sorted alone, `OrderStatistics`. After the method of R. W. Floyd and R. L. Rivest (1975,
+Communications of the ACM 18, 165).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OrderStatistics", "coarse_counts", "fine_counts", "new_coarse_counts"]
+__all__ = ["OrderStatistics", "select"]
 
-#: Cells of each half of the 32 bits.
-N_CELLS = 1 << 16
-N_TABLES = 4
-#: Cells of minus infinity and infinity.
-_FIRST, _LAST = 0x007F, 0xFF80
+_Float32 = NDArray[np.float32]
+
+#: How far bounds are from where the sample has the value, in standard errors.
+_N_SIGMA = 4.0
+#: Values looked at together: they and their flags stay in the first-level cache.
+_N_BLOCK = 1024
+#: So few values are put in order; of more, so many are the sample.
+_FEW = 4096
 
 _VALUES = nb.types.Array(nb.float32, 2, "C", readonly=True)
 _BOUNDS = nb.types.Array(nb.int64, 1, "C", readonly=True)
-_COARSE = nb.types.Array(nb.int64, 2, "C")
-_FINE = nb.types.Array(nb.int64, 2, "C")
-_SLOTS = nb.types.Array(nb.int32, 1, "C", readonly=True)
+_BRACKETS = nb.types.Array(nb.float32, 2, "C", readonly=True)
+_COUNTS = nb.types.Array(nb.int64, 2, "C")
+_KEPT = nb.types.Array(nb.float32, 1, "C")
 
 
-def new_coarse_counts() -> NDArray[np.int64]:
-    """
-    Make counts to be filled by `coarse_counts`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Zeros, int64, shape ``(4, 65536)``: values are counted in four tables in turn, so that a
-        count need not wait for the one before in the same cell.
-    """
-    return np.zeros((N_TABLES, N_CELLS), np.int64)
-
-
-def coarse_counts(
-    values: NDArray[np.float32],
+def select(
+    values: _Float32,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
+    brackets: _Float32,
     counts: NDArray[np.int64],
-) -> None:
+    kept: _Float32,
+) -> tuple[int, int]:
     """
-    Count values by the upper half of their bits.
+    Keep values between bounds, and count the others.
 
     Parameters
     ----------
@@ -56,109 +52,144 @@ def coarse_counts(
         Image, float32, shape ``(ny, nx)``, C-contiguous; NaN is not counted.
     starts, stops : numpy.ndarray
         First column and end of those that are looked at in each row, int64, shape ``(ny,)``.
+    brackets : numpy.ndarray
+        Lower and upper bounds, float32, shape ``(n, 2)``.
     counts : numpy.ndarray
-        Counts that are added to, see `new_coarse_counts`.
+        Numbers of values below a lower bound, equal to it, and equal to the upper one, which are
+        added to, int64, shape ``(n, 3)``.
+    kept : numpy.ndarray
+        Where values strictly inside any of the brackets go, float32, at least as many as the image
+        has and one more.
+
+    Returns
+    -------
+    tuple of int
+        How many values were kept, and how many there are.
     """
-    _coarse_counts(values, starts, stops, counts)
+    n_kept, n = _select(values, starts, stops, brackets, counts, kept)
+    return int(n_kept), int(n)
 
 
-def fine_counts(
-    values: NDArray[np.float32],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    slots: NDArray[np.int32],
-    counts: NDArray[np.int64],
-) -> None:
+class _Part(NamedTuple):
     """
-    Count values of some coarse cells by the lower half of their bits.
+    Values from one bound to another: rank of the first, how many equal bounds, the others.
 
-    Parameters
-    ----------
-    values, starts, stops : numpy.ndarray
-        As for `coarse_counts`.
-    slots : numpy.ndarray
-        Row of `counts` for each coarse cell, -1 for those that are not wanted, int32, shape
-        ``(65536,)``.
-    counts : numpy.ndarray
-        Counts that are added to, int64, shape ``(n_slots, 65536)``.
+    Those inside are in no order.
     """
-    cells = np.flatnonzero(slots >= 0)
-    if cells.size:
-        least = int(cells[0]) << 16
-        span = ((int(cells[-1]) + 1) << 16) - 1 - least
-        _fine_counts(values, starts, stops, slots, least, span, counts)
+
+    low: np.float32
+    high: np.float32
+    first: int
+    n_low: int
+    n_high: int
+    inside: _Float32
+
+    @classmethod
+    def of(cls, low: np.float32, high: np.float32, numbers: list[int], inside: _Float32) -> _Part:
+        """Make it of what `select` counts."""
+        first, n_low, n_high = numbers
+        # Both bounds may be one value, which is counted once.
+        return cls(low, high, first, n_low, n_high if low < high else 0, inside)
+
+    @property
+    def end(self) -> int:
+        return self.first + self.n_low + self.inside.size + self.n_high
+
+    def below(self, limit: np.float64, including: bool) -> int:
+        """Count the values below a limit that need not be a float32, up to the upper bound."""
+        if limit < self.low:
+            return 0
+        is_below = np.less_equal if including else np.less
+        n = self.first + int(np.count_nonzero(is_below(self.inside, limit)))
+        if is_below(self.low, limit):
+            n += self.n_low
+        return n + self.n_high if is_below(self.high, limit) else n
 
 
 class OrderStatistics:
     """
-    Order statistics from counts of values.
+    Order statistics from values between bounds and the number of those below.
 
     Parameters
     ----------
-    coarse : numpy.ndarray
-        What `coarse_counts` gives for all values.
+    sample : numpy.ndarray
+        Some of the values, float32, of any shape; NaN is left out. What is found does not depend
+        on it, only how soon.
 
     Examples
     --------
-    >>> values = np.array([[3.0, 1.0, 2.0, np.nan]], np.float32)
-    >>> starts, stops = np.array([0]), np.array([4])
-    >>> counts = new_coarse_counts()
-    >>> coarse_counts(values, starts, stops, counts)
-    >>> found = OrderStatistics(counts)
-    >>> found.n
-    3
-    >>> slots, fine = found.wanted([1])
-    >>> fine_counts(values, starts, stops, slots, fine)
-    >>> found.learn(slots, fine)
-    >>> float(found.value(1))
-    2.0
+    >>> values = np.arange(1000, dtype=np.float32).reshape(1, 1000)
+    >>> found = OrderStatistics(values[0, ::2])
+    >>> brackets = found.around([0.5])
+    >>> counts, kept = np.zeros((1, 3), np.int64), np.empty(1001, np.float32)
+    >>> n_kept, n = select(values, np.array([0]), np.array([1000]), brackets, counts, kept)
+    >>> found.learn(n, brackets, counts, kept[:n_kept])
+    >>> n_kept < 250, found.n, float(found.value(500)), found.count(500, including=False)
+    (True, 1000, 500.0, 500)
     """
 
-    def __init__(self, coarse: NDArray[np.int64]) -> None:
-        counts = coarse.sum(axis=0)
-        # NaN sorts beyond infinity, of either sign.
-        counts[:_FIRST] = 0
-        counts[_LAST + 1 :] = 0
-        self._ends = np.cumsum(counts)
-        self._fine: dict[int, NDArray[np.int64]] = {}
+    def __init__(self, sample: _Float32) -> None:
+        self._sample = np.sort(sample[~np.isnan(sample)])
+        self._parts: list[_Part] = []
+        self.n = 0
 
-    @property
-    def n(self) -> int:
-        """Number of values."""
-        return int(self._ends[-1])
-
-    def wanted(self, ranks: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def around(self, fractions: Iterable[float]) -> _Float32:
         """
-        Tell which cells must be counted finely.
+        Give bounds of values.
 
         Parameters
         ----------
-        ranks : list of int
+        fractions : iterable of float
+            How much of all values is below, 0 to 1.
+
+        Returns
+        -------
+        numpy.ndarray
+            Bounds between which these values lie most likely, for `select`.
+        """
+        return np.array([_bracket(self._sample, part) for part in fractions], np.float32).reshape(
+            -1, 2
+        )
+
+    def missing(self, ranks: Iterable[int]) -> _Float32:
+        """
+        Give bounds of ranks that are not known.
+
+        Parameters
+        ----------
+        ranks : iterable of int
             Ranks that are to be known, from 0.
 
         Returns
         -------
-        slots : numpy.ndarray
-            To be given to `fine_counts`.
-        counts : numpy.ndarray
-            Zeros for it, which have no row if all is known already.
+        numpy.ndarray
+            Bounds for `select`; none if all are known. After the second try they are certain.
         """
-        cells = sorted({self._cell(rank) for rank in ranks} - self._fine.keys())
-        slots = np.full(N_CELLS, -1, np.int32)
-        slots[cells] = np.arange(len(cells))
-        return slots, np.zeros((len(cells), N_CELLS), np.int64)
+        looked = {(part.low, part.high) for part in self._parts}
+        found = set()
+        for rank in ranks:
+            if self._find(rank) is None:
+                bracket = _bracket(self._sample, rank / max(self.n - 1, 1))
+                found.add(self._gap(rank) if bracket in looked else bracket)
+        return np.array(sorted(found), np.float32).reshape(-1, 2)
 
-    def learn(self, slots: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
+    def learn(
+        self, n: int, brackets: _Float32, counts: NDArray[np.int64], values: _Float32
+    ) -> None:
         """
-        Take in fine counts.
+        Take in what was selected.
 
         Parameters
         ----------
-        slots, counts : numpy.ndarray
-            As `wanted` gave them, with the counts of all values.
+        n : int
+            Number of all values.
+        brackets, counts, values : numpy.ndarray
+            What `select` was given and gives, of all images; the values in any order.
         """
-        for cell in np.flatnonzero(slots >= 0):
-            self._fine[int(cell)] = np.cumsum(counts[slots[cell]])
+        self.n = n
+        for (low, high), numbers in zip(brackets, counts.tolist(), strict=True):
+            _, kept = _selected(values, low, high)
+            self._parts.append(_Part.of(low, high, numbers, kept))
 
     def value(self, rank: int) -> np.float32:
         """
@@ -167,16 +198,32 @@ class OrderStatistics:
         Parameters
         ----------
         rank : int
-            Rank, from 0, in a cell that has been learnt.
+            Rank, from 0.
 
         Returns
         -------
         numpy.float32
             The value; 0 of either sign is 0.
+
+        Raises
+        ------
+        LookupError
+            If it is not known, see `missing`.
         """
-        cell = self._cell(rank)
-        inside = np.searchsorted(self._fine[cell], rank - self._start(cell), side="right")
-        return _value_of((cell << 16) | int(inside))
+        part = self._find(rank)
+        if part is None:
+            raise LookupError(f"the value of rank {rank} of {self.n} is not known")
+        if part.inside.size > _FEW:
+            part = self._narrowed(part, rank)
+        place = rank - part.first - part.n_low
+        if place < 0:
+            found = part.low
+        elif place < part.inside.size:
+            found = np.partition(part.inside, place)[place]
+        else:
+            found = part.high
+        # Adding 0 makes -0 the same as 0.
+        return np.float32(found + np.float32(0.0))
 
     def count(self, limit: float, *, including: bool) -> int:
         """
@@ -195,68 +242,84 @@ class OrderStatistics:
         int
             Number of values.
         """
-        nearest = np.float32(limit)
-        key = _key_of(nearest)
-        cell, inside = key >> 16, key & (N_CELLS - 1)
-        if cell not in self._fine:
-            # Between neighbours in other cells: this one holds no value.
-            return self._start(cell)
-        # A limit between two float32 counts as the one above if those that equal it are below.
-        above = float(nearest) < limit or (including and float(nearest) == limit)
-        end = inside + 1 if above else inside
-        return self._start(cell) + (int(self._fine[cell][end - 1]) if end else 0)
+        # Each part tells of all that it knows to be below.
+        return max(part.below(np.float64(limit), including) for part in self._parts)
 
-    def _cell(self, rank: int) -> int:
-        return int(np.searchsorted(self._ends, rank, side="right"))
+    def _find(self, rank: int) -> _Part | None:
+        """Find the fewest values among which a rank is."""
+        parts = (part for part in self._parts if part.first <= rank < part.end)
+        return min(parts, key=lambda part: part.inside.size, default=None)
 
-    def _start(self, cell: int) -> int:
-        return int(self._ends[cell - 1]) if cell else 0
+    def _narrowed(self, part: _Part, rank: int) -> _Part:
+        """Learn what lies near a rank in a part."""
+        place = rank - part.first - part.n_low
+        sample = np.sort(part.inside[:: part.inside.size // _FEW])
+        low, high = _bracket(sample, place / part.inside.size)
+        numbers, kept = _selected(part.inside, low, high)
+        numbers[0] += part.first + part.n_low
+        self._parts.append(_Part.of(low, high, numbers, kept))
+        return self._find(rank) or part
 
-
-def _key_of(value: np.float32) -> int:
-    """Give an integer that sorts as the value does."""
-    # Adding 0 makes -0 the same as 0.
-    bits = int((value + np.float32(0.0)).view(np.uint32))
-    return bits ^ (0xFFFFFFFF if bits >> 31 else 0x80000000)
-
-
-def _value_of(key: int) -> np.float32:
-    bits = key ^ (0x80000000 if key >> 31 else 0xFFFFFFFF)
-    return np.uint32(bits).view(np.float32)
+    def _gap(self, rank: int) -> tuple[np.float32, np.float32]:
+        """Bounds that are known to enclose a rank."""
+        below = [part.high for part in self._parts if part.end <= rank]
+        above = [part.low for part in self._parts if part.first > rank]
+        return max(below, default=np.float32(-np.inf)), min(above, default=np.float32(np.inf))
 
 
-@nb.njit(inline="always")
-def _sortable(value):
-    bits = np.float32(value + np.float32(0.0)).view(np.int32)
-    # All bits of a negative number are turned, the sign alone of others.
-    return np.uint32(bits ^ ((bits >> np.int32(31)) | np.int32(-2147483648)))
+def _bracket(sample: _Float32, fraction: float) -> tuple[np.float32, np.float32]:
+    """Bounds around a fraction of all values by some in order."""
+    n = sample.size
+    place = fraction * n
+    reach = _N_SIGMA * math.sqrt(place * (1.0 - fraction)) + 3.0
+    first, last = math.floor(place - reach), math.ceil(place + reach)
+    low = sample[first] if first >= 0 else np.float32(-np.inf)
+    return low, sample[last] if last < n else np.float32(np.inf)
 
 
-@nb.njit(nb.void(_VALUES, _BOUNDS, _BOUNDS, _COARSE), nogil=True, cache=True)
-def _coarse_counts(values, starts, stops, counts):
-    for y in range(values.shape[0]):
-        stop = stops[y]
-        x = starts[y]
-        while x + N_TABLES <= stop:
-            for k in range(N_TABLES):
-                counts[k, _sortable(values[y, x + k]) >> np.uint32(16)] += 1
-            x += N_TABLES
-        while x < stop:
-            counts[0, _sortable(values[y, x]) >> np.uint32(16)] += 1
-            x += 1
+def _selected(values: _Float32, low: np.float32, high: np.float32) -> tuple[list[int], _Float32]:
+    """Give what `select` counts and keeps of values in a row."""
+    counts, kept = np.zeros((1, 3), np.int64), np.empty(values.size + 1, np.float32)
+    ends = np.array([0]), np.array([values.size])
+    n_kept, _ = select(values[np.newaxis], *ends, np.array([[low, high]]), counts, kept)
+    return counts[0].tolist(), kept[:n_kept].copy()
 
 
 @nb.njit(
-    nb.void(_VALUES, _BOUNDS, _BOUNDS, _SLOTS, nb.uint32, nb.uint32, _FINE),
+    nb.types.UniTuple(nb.int64, 2)(_VALUES, _BOUNDS, _BOUNDS, _BRACKETS, _COUNTS, _KEPT),
     nogil=True,
     cache=True,
 )
-def _fine_counts(values, starts, stops, slots, least, span, counts):
+def _select(values, starts, stops, brackets, counts, kept):
+    flags = np.zeros(_N_BLOCK, np.uint8)
+    # Most groups of eight values have none inside.
+    words = flags.view(np.uint64)
+    n_kept, n_values = 0, nb.int64(0)
     for y in range(values.shape[0]):
-        for x in range(starts[y], stops[y]):
-            # One branch alone, which is nearly always the same: what is below wraps around.
-            key = _sortable(values[y, x])
-            if np.uint32(key - least) <= span:
-                slot = slots[key >> np.uint32(16)]
-                if slot >= 0:
-                    counts[slot, key & np.uint32(65535)] += 1
+        for start in range(starts[y], stops[y], _N_BLOCK):
+            n = min(_N_BLOCK, stops[y] - start)
+            part = values[y, start : start + n]
+            flags[:] = 0
+            n_good = nb.int32(0)
+            for k in range(n):
+                n_good = nb.int32(n_good + nb.int32(part[k] == part[k]))
+            n_values += n_good
+            # Without branches, so that it is done for many values at once.
+            for b in range(brackets.shape[0]):
+                low, high = brackets[b, 0], brackets[b, 1]
+                n_below, n_low, n_high = nb.int32(0), nb.int32(0), nb.int32(0)
+                for k in range(n):
+                    value = part[k]
+                    n_below = nb.int32(n_below + nb.int32(value < low))
+                    n_low = nb.int32(n_low + nb.int32(value == low))
+                    n_high = nb.int32(n_high + nb.int32(value == high))
+                    flags[k] |= (value > low) & (value < high)
+                counts[b, 0] += n_below
+                counts[b, 1] += n_low
+                counts[b, 2] += n_high
+            for word in range(words.size):
+                if words[word] != 0:
+                    for k in range(8 * word, min(8 * word + 8, n)):
+                        kept[n_kept] = part[k]
+                        n_kept += flags[k]
+    return n_kept, n_values

@@ -23,6 +23,7 @@ _FLAGS = nb.types.Array(nb.uint32, 2, "C", readonly=True)
 _SUM = nb.types.Array(nb.float64, 2, "C")
 _PLACES = nb.types.Array(nb.int64, 1, "C", readonly=True)
 _RATIOS = nb.types.Array(nb.float64, 1, "C")
+_FEW = nb.types.Array(nb.uint16, 2, "C")
 _COUNT = nb.types.Array(nb.int32, 2, "C")
 _BOUNDS = nb.types.Array(nb.int64, 1, "C", readonly=True)
 _FACTORS = nb.types.Array(nb.float64, 1, "C", readonly=True)
@@ -71,39 +72,30 @@ def _usable_values(data, dq, bits, out):
 
 
 def sky_ratios(
-    values: NDArray[np.float32],
-    template: NDArray[np.float32],
-    threshold: float,
-    end: int,
-    out: NDArray[np.float32],
+    values: NDArray[np.float32], template: NDArray[np.float32], threshold: float, end: int
 ) -> None:
     """
-    Divide faint pixels by a template.
+    Divide faint pixels by a template, in place.
 
     Parameters
     ----------
     values : numpy.ndarray
-        What `usable_values` gives.
+        What `usable_values` gives; becomes the ratios, NaN where a pixel is left out or the ratio
+        is not finite.
     template : numpy.ndarray
         Template, float32, same shape, C-contiguous.
     threshold : float
         Pixels as bright as this and brighter are left out.
     end : int
         Columns from here on are left alone.
-    out : numpy.ndarray
-        The ratios, float32, same shape; NaN where a pixel is left out or the ratio is not finite.
-        It may be `values`.
     """
-    _sky_ratios(values, template, threshold, end, out)
+    _sky_ratios(values, template, threshold, end)
 
 
 @nb.njit(
-    nb.void(_IMAGE_OUT, _IMAGE, nb.float32, nb.int64, _IMAGE_OUT),
-    nogil=True,
-    cache=True,
-    error_model="numpy",
+    nb.void(_IMAGE_OUT, _IMAGE, nb.float32, nb.int64), nogil=True, cache=True, error_model="numpy"
 )
-def _sky_ratios(values, template, threshold, end, out):
+def _sky_ratios(values, template, threshold, end):
     nan = np.float32(np.nan)
     largest = np.float32(np.finfo(np.float32).max)
     for y in range(values.shape[0]):
@@ -111,7 +103,7 @@ def _sky_ratios(values, template, threshold, end, out):
             value = values[y, x]
             ratio = value / template[y, x]
             good = (value < threshold) & (abs(ratio) <= largest)
-            out[y, x] = ratio if good else nan
+            values[y, x] = ratio if good else nan
 
 
 def ratio_sums(
@@ -208,14 +200,18 @@ def subtract_sky(
 )
 def _subtract_sky(data, template, edges, scales, out):
     nx = data.shape[1]
+    # What a loop reads must not be what it writes, or it is done for one pixel at a time.
+    row = np.empty(nx, np.float32)
     for y in range(data.shape[0]):
         edge = min(max(edges[y], 0), nx)
+        for x in range(nx):
+            row[x] = data[y, x]
         for side in range(2):
-            first, last = (0, edge) if side == 0 else (edge, nx)
+            part = slice(0, edge) if side == 0 else slice(edge, nx)
+            before, sky, after = row[part], template[y, part], out[y, part]
             scale = scales[side]
-            for x in range(first, last):
-                sky = np.float64(template[y, x]) * scale
-                out[y, x] = np.float32(np.float64(data[y, x]) - sky)
+            for k in range(before.size):
+                after[k] = np.float32(np.float64(before[k]) - np.float64(sky[k]) * scale)
 
 
 def add_plane(
@@ -257,8 +253,8 @@ def _add_plane(values, err, total, var, counts):
 def count_faint(
     values: NDArray[np.float32],
     threshold: float,
-    usable: NDArray[np.int32],
-    faint: NDArray[np.int32],
+    usable: NDArray[np.uint16],
+    faint: NDArray[np.uint16],
 ) -> None:
     """
     Count in how many integrations a pixel is usable, and faint.
@@ -270,18 +266,18 @@ def count_faint(
     threshold : float
         Faint pixels are below.
     usable, faint : numpy.ndarray
-        Counts that are added to, int32, same shape.
+        Counts that are added to, uint16, same shape.
     """
     _count_faint(values, threshold, usable, faint)
 
 
-@nb.njit(nb.void(_IMAGE_OUT, nb.float32, _COUNT, _COUNT), nogil=True, cache=True)
+@nb.njit(nb.void(_IMAGE_OUT, nb.float32, _FEW, _FEW), nogil=True, cache=True)
 def _count_faint(values, threshold, usable, faint):
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             value = values[y, x]
-            usable[y, x] += 1 if value == value else 0
-            faint[y, x] += 1 if value < threshold else 0
+            usable[y, x] = np.uint16(usable[y, x] + np.uint16(value == value))
+            faint[y, x] = np.uint16(faint[y, x] + np.uint16(value < threshold))
 
 
 def add_errors(
@@ -302,10 +298,13 @@ def add_errors(
 
 @nb.njit(nb.void(_IMAGE, _IMAGE, _IMAGE_OUT), nogil=True, cache=True)
 def _add_errors(err, added, out):
+    row = np.empty(err.shape[1], np.float32)
     for y in range(err.shape[0]):
-        for x in range(err.shape[1]):
+        for x in range(row.size):
+            row[x] = err[y, x]
+        for x in range(row.size):
             # Squares of the errors of bad pixels do not fit float32.
-            one, other = np.float64(err[y, x]), np.float64(added[y, x])
+            one, other = np.float64(row[x]), np.float64(added[y, x])
             out[y, x] = np.float32(np.sqrt(one * one + other * other))
 
 

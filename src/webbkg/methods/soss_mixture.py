@@ -178,16 +178,26 @@ def _fit(cells: Cells, sides: tuple[int, ...], mismatch: float, *, with_wings: b
 
 def _look(cells: Cells, side: MaskArray) -> tuple[float, float]:
     """Find the faint cells of a side, and the scatter that noise gives to whole columns."""
-    columns, place = np.unique(cells.columns[side], return_inverse=True)
     ratio = cells.ratio[side]
-    low = np.array([np.quantile(ratio[place == k], _START) for k in range(columns.size)])
-    if columns.size <= 2 * _LAG:
+    low = _column_quantiles(cells.columns[side], ratio, _START)
+    if low.size <= 2 * _LAG:
         return float(low.min()), 0.0
     # Second differences: a slope is not noise.
     bends = low[2 * _LAG :] - 2.0 * low[_LAG:-_LAG] + low[: -2 * _LAG]
     scatter = 1.4826 * float(np.median(np.abs(bends))) / np.sqrt(6.0)
     quiet = scatter <= float(np.median(cells.noise[side]))
     return (float(np.quantile(ratio, 0.1)), 0.0) if quiet else (float(np.median(low)), scatter)
+
+
+def _column_quantiles(columns: NDArray[np.int64], values: Grid, part: float) -> Grid:
+    """Quantile of the values of each column."""
+    ordered = values[np.lexsort((values, columns))]
+    _, n = np.unique(columns, return_counts=True)
+    place = part * (n - 1)
+    below = place.astype(np.int64)
+    first = np.cumsum(n) - n + below
+    step = ordered[np.minimum(first + 1, values.size - 1)] - ordered[first]
+    return np.asarray(ordered[first] + (place - below) * step)
 
 
 class _Columns:
@@ -232,12 +242,13 @@ def _expect(pulls: Grid, noise: Grid, parts: list[tuple[MaskArray, Grid]]) -> tu
     shapes /= noise[:, np.newaxis]
     sky, density = np.empty(pulls.size), np.empty(pulls.size)
     for side, weights in parts:
+        own = shapes[side]
         for _ in range(_N_WEIGHINGS):
-            weighted = shapes[side] * weights
-            total = weighted.sum(axis=1) + _OTHER
-            weights[:] = (weighted / total[:, np.newaxis]).mean(axis=0)
+            before = weights.copy()
+            total = own @ before + _OTHER
+            weights[:] = before * (1.0 / total @ own) / len(own)
             weights[0] = max(weights[0], _LEAST_SKY)
-        sky[side], density[side] = weighted[:, 0] / total, total
+        sky[side], density[side] = before[0] * own[:, 0] / total, total
     return sky, density
 
 

@@ -342,11 +342,10 @@ def _blend(
 
 def _levels(image: FloatArray, cells: Cells, use: MaskArray) -> Grid:
     """Mean of a template in cells."""
-    sums = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
-    sums[1:, 1:] = np.nan_to_num(image, nan=0.0).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    y, x = cells.rows[use], cells.columns[use]
-    box = sums[y + SIZE, x + SIZE] - sums[y, x + SIZE] - sums[y + SIZE, x] + sums[y, x]
-    return np.asarray(box / SIZE**2)
+    levels = np.empty(np.count_nonzero(use))
+    ones = np.ones_like(image)
+    cell_ratios(image, ones, cells.rows[use], cells.columns[use], SIZE, levels)
+    return levels
 
 
 def _both(values: Grid) -> Grid:

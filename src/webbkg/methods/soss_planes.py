@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray
-from webbkg.kernels.soss_sky import add_plane, usable_values
+from webbkg.kernels.soss_sky import add_plane, sky_ratios, usable_values
 from webbkg.parallel import run_tasks
 
-__all__ = ["Deep", "Planes"]
+__all__ = ["Deep", "Planes", "Sample"]
+
+#: Values of a sample, and the least of them from each integration.
+_N_SAMPLE, _LEAST = 1 << 16, 1 << 10
 
 _Sum = TypeVar("_Sum")
 
@@ -110,6 +113,29 @@ class Planes:
         run_tasks(work, self._parts(), self._n_threads)
         return found
 
+    def sample(self) -> Sample:
+        """
+        Take some pixels of each integration, at random.
+
+        Returns
+        -------
+        Sample
+            The same each time.
+        """
+        ny, nx = self.science.window.shape
+        shape = len(self), min(max(_N_SAMPLE // len(self), _LEAST), ny * nx)
+        places = np.random.default_rng(1).integers(0, ny * nx, shape)
+        values = np.empty(shape, np.float32)
+
+        def work(row: int) -> None:
+            plane, at = self._load(self._indices[row]), places[row : row + 1]
+            usable_values(plane.data.take(at), plane.dq.take(at), self._bits, values[row : row + 1])
+            if plane.mask is not None:
+                values[row : row + 1][plane.mask.take(at)] = np.nan
+
+        run_tasks(work, range(len(self)), self._n_threads)
+        return Sample(values, places)
+
     def _load(self, index: int) -> Exposure:
         plane = self._kept.get(index)
         if plane is None:
@@ -122,6 +148,51 @@ class Planes:
         first, n = self._indices.start, len(self._indices)
         for k in range(self._n_threads):
             yield range(first + k * n // self._n_threads, first + (k + 1) * n // self._n_threads)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """
+    Some pixels of integrations.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Their values, float32, shape ``(n_integrations, n)``; NaN where a pixel cannot be used.
+    places : numpy.ndarray
+        Where they are in the flat image, int64, same shape.
+    """
+
+    values: FloatArray
+    places: NDArray[np.int64]
+
+    def ratios(
+        self,
+        template: FloatArray,
+        threshold: float,
+        sides: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    ) -> list[FloatArray]:
+        """
+        Divide by a template, as `sky_ratios` does.
+
+        Parameters
+        ----------
+        template : numpy.ndarray
+            Template, float32, shape ``(ny, nx)``.
+        threshold : float
+            Pixels as bright as this and brighter are left out.
+        sides : list of tuple
+            First column and end in each row, for each side.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Ratios on each side, float32.
+        """
+        found = self.values.copy()
+        sky_ratios(found, template.ravel()[self.places], threshold, found.shape[1])
+        rows, columns = np.divmod(self.places, template.shape[1])
+        return [found[(columns >= first[rows]) & (columns < end[rows])] for first, end in sides]
 
 
 @dataclass(frozen=True, eq=False)

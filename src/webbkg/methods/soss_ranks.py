@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from webbkg.errors import FitError
 from webbkg.exposure import FloatArray
-from webbkg.kernels.ranks import OrderStatistics, coarse_counts, fine_counts, new_coarse_counts
+from webbkg.kernels.ranks import OrderStatistics, select
 from webbkg.kernels.soss_sky import count_faint, ratio_sums, sky_ratios
-from webbkg.methods.soss_planes import Planes
+from webbkg.methods.soss_planes import Planes, Sample
 from webbkg.methods.soss_step import FIT_END, Templates, find_edges
 from webbkg.parallel import run_tasks
 from webbkg.sky_reference import SkyReference
@@ -120,11 +120,12 @@ def fit_ranks(
     FitError
         If no template can be scaled on both sides.
     """
-    threshold = _threshold(planes, percentiles[0])
+    sample = planes.sample()
+    threshold = _threshold(planes, sample, percentiles[0])
     rms: list[float] = []
     index, best = -1, None
     for k in range(len(templates)):
-        fit = _fit_template(planes, templates[k].image, threshold, percentiles[1:])
+        fit = _fit_template(planes, sample, templates[k].image, threshold, percentiles[1:])
         rms.append(fit.rms)
         if fit.rms < (math.inf if best is None else best.rms):
             index, best = k, fit
@@ -158,12 +159,14 @@ def count_used(planes: Planes, fit: RankFit) -> tuple[NDArray[np.bool_], tuple[f
     """
     shape = planes.science.window.shape
 
-    def new() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        return np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    def new() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        return np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
 
     parts = planes.run(new, lambda sums, values, *_: count_faint(values, fit.threshold, *sums))
-    usable: NDArray[np.int32] = np.sum([part[0] for part in parts], axis=0, dtype=np.int32)
-    faint: NDArray[np.int32] = np.sum([part[1] for part in parts], axis=0, dtype=np.int32)
+    usable, faint = parts[0]
+    for more_usable, more_faint in parts[1:]:
+        usable += more_usable
+        faint += more_faint
     columns = np.arange(shape[1])
     left = columns < fit.best.edges[:, np.newaxis]
     used = (2 * faint >= usable) & (faint > 0) & (left | (columns < FIT_END))
@@ -221,52 +224,142 @@ def fit_each(
     return scales, errs, int(failed.sum())
 
 
-def _threshold(planes: Planes, percentile: float) -> float:
+class _Passes:
+    """
+    Values of all integrations, put in order on each side of the step.
+
+    Parameters
+    ----------
+    planes : Planes
+        Integrations.
+    sides : list of tuple
+        Columns of each side by row.
+    samples : list of numpy.ndarray
+        Some of the values of each side.
+    make : callable, optional
+        Changes the usable values of an integration to those that are ordered.
+    template : numpy.ndarray, optional
+        Adds up what `ratio_sums` does with it.
+    """
+
+    def __init__(
+        self,
+        planes: Planes,
+        sides: list[Range],
+        samples: list[FloatArray],
+        make: Callable[[FloatArray], None] = lambda _: None,
+        template: FloatArray | None = None,
+    ) -> None:
+        self.orders = [OrderStatistics(sample) for sample in samples]
+        self.sums = np.zeros((len(sides), 3))
+        self._planes, self._sides, self._make, self._template = planes, sides, make, template
+
+    def look(self, brackets: list[FloatArray]) -> None:
+        """Show all values once, and learn those in brackets of each side."""
+
+        def new() -> list[_Selected]:
+            return [_Selected(each) for each in brackets]
+
+        def add(found: list[_Selected], values: FloatArray, *_: object) -> None:
+            self._make(values)
+            for side, own in zip(self._sides, found, strict=True):
+                own.add(values, side, self._template)
+
+        parts = self._planes.run(new, add)
+        for k, order in enumerate(self.orders):
+            own = [part[k] for part in parts]
+            n, counts = sum(one.n for one in own), np.sum([one.counts for one in own], axis=0)
+            kept = np.concatenate([values for one in own for values in one.kept])
+            order.learn(n, brackets[k], counts, kept)
+            self.sums[k] = np.sum([one.sums for one in own], axis=0)
+
+    def make_known(self, ranks: list[list[int]]) -> None:
+        """Look again until these ranks of each side are known, if need be."""
+        while True:
+            pairs = zip(self.orders, ranks, strict=True)
+            missing = [order.missing(each) for order, each in pairs]
+            if not any(map(len, missing)):
+                return
+            self.look(missing)
+
+
+class _Selected:
+    """What one thread selects of the values on one side."""
+
+    def __init__(self, brackets: FloatArray) -> None:
+        self.n = 0
+        self.counts = np.zeros((len(brackets), 3), np.int64)
+        self.sums = np.zeros(3)
+        self.kept: list[FloatArray] = []
+        self._brackets, self._room = brackets, np.empty(0, np.float32)
+
+    def add(self, values: FloatArray, side: Range, template: FloatArray | None) -> None:
+        """Select values of one integration."""
+        if self._room.size <= values.size:
+            self._room = np.empty(values.size + 1, np.float32)
+        n_kept, n = select(values, *side, self._brackets, self.counts, self._room)
+        self.kept.append(self._room[:n_kept].copy())
+        self.n += n
+        if template is not None:
+            ratio_sums(values, template, *side, self.sums)
+
+
+def _threshold(planes: Planes, sample: Sample, percentile: float) -> float:
     ny, nx = planes.science.window.shape
-    whole = [(np.zeros(ny, np.int64), np.full(ny, nx, np.int64))]
-    (order,), count = _ordered(planes, whole, lambda values: values)
+    whole = (np.zeros(ny, np.int64), np.full(ny, nx, np.int64))
+    passes = _Passes(planes, [whole], [sample.values])
+    (order,) = passes.orders
+    passes.look([order.around([percentile / 100.0])])
     if not order.n:
         return math.nan
     rank = _position(order.n, percentile)
-    count([[math.floor(rank), math.ceil(rank)]])
+    passes.make_known([_neighbours([rank])])
     return float(_interpolated(order, rank, np.float32))
 
 
 def _fit_template(
-    planes: Planes, template: FloatArray, threshold: float, percentiles: tuple[float, ...]
+    planes: Planes,
+    sample: Sample,
+    template: FloatArray,
+    threshold: float,
+    percentiles: tuple[float, ...],
 ) -> TemplateFit:
     edges = find_edges(template)
     end = min(FIT_END, template.shape[1])
-    sides: list[Range] = [
-        (np.zeros_like(edges), edges),
-        (edges, np.full_like(edges, end)),
+    sides: list[Range] = [(np.zeros_like(edges), edges), (edges, np.full_like(edges, end))]
+    passes = _Passes(
+        planes,
+        sides,
+        sample.ratios(template, threshold, sides),
+        lambda values: sky_ratios(values, template, threshold, end),
+        template,
+    )
+    fractions = [q / 100.0 for q in percentiles]
+    fractions.append(sum(fractions) / 2.0)
+    passes.look([order.around(fractions) for order in passes.orders])
+    ranks = [
+        [_position(order.n, q) for q in percentiles] if order.n else [] for order in passes.orders
     ]
-
-    def ratios(values: FloatArray) -> FloatArray:
-        sky_ratios(values, template, threshold, end, values)
-        return values
-
-    n_sums = np.zeros((2, 3))
-    orders, count = _ordered(planes, sides, ratios, template, n_sums)
-    ranks = [[_position(order.n, q) for q in percentiles] if order.n else [] for order in orders]
-    count([_neighbours(each) + _middle_guess(each) for each in ranks])
+    passes.make_known([_neighbours(each) for each in ranks])
     limits = [
         [float(_interpolated(order, rank, np.float64)) for rank in each]
-        for order, each in zip(orders, ranks, strict=True)
+        for order, each in zip(passes.orders, ranks, strict=True)
     ]
     between = [
         (order.count(each[0], including=True), order.count(each[1], including=False))
         if each
         else (0, 0)
-        for order, each in zip(orders, limits, strict=True)
+        for order, each in zip(passes.orders, limits, strict=True)
     ]
-    # Many equal ratios may shift the median to a cell that has not been looked at.
-    count([_middle(first, end) if end > first else [] for first, end in between])
-    found = [
+    # Many equal ratios may shift the median to where has not been looked.
+    passes.make_known([_middle(first, end) if end > first else [] for first, end in between])
+    left, right = (
         _side(order, limit, inside, sums)
-        for order, limit, inside, sums in zip(orders, limits, between, n_sums, strict=True)
-    ]
-    return TemplateFit(edges=edges, sides=(found[0], found[1]))
+        for order, limit, inside, sums in zip(
+            passes.orders, limits, between, passes.sums, strict=True
+        )
+    )
+    return TemplateFit(edges=edges, sides=(left, right))
 
 
 def _side(
@@ -293,65 +386,6 @@ def _side(
     )
 
 
-def _ordered(
-    planes: Planes,
-    sides: list[Range],
-    make: Callable[[FloatArray], FloatArray],
-    template: FloatArray | None = None,
-    sums: NDArray[np.float64] | None = None,
-) -> tuple[list[OrderStatistics], Callable[[list[list[int]]], None]]:
-    """
-    Sort values into coarse cells.
-
-    Returns the statistics by side, and a function that makes given ranks of each side known. With
-    a template, what `ratio_sums` adds up goes to `sums`.
-    """
-
-    def new() -> tuple[list[NDArray[np.int64]], NDArray[np.float64]]:
-        return [new_coarse_counts() for _ in sides], np.zeros((len(sides), 3))
-
-    def add(found: Any, values: FloatArray, *_: object) -> None:
-        made = make(values)
-        for (starts, stops), counts, own in zip(sides, *found, strict=True):
-            coarse_counts(made, starts, stops, counts)
-            if template is not None:
-                ratio_sums(made, template, starts, stops, own)
-
-    parts = planes.run(new, add)
-    orders = [
-        OrderStatistics(np.sum([counts[k] for counts, _ in parts], axis=0))
-        for k in range(len(sides))
-    ]
-    if sums is not None:
-        sums += np.sum([own for _, own in parts], axis=0)
-    return orders, lambda ranks: _count_finely(planes, sides, make, orders, ranks)
-
-
-def _count_finely(
-    planes: Planes,
-    sides: list[Range],
-    make: Callable[[FloatArray], FloatArray],
-    orders: list[OrderStatistics],
-    ranks: list[list[int]],
-) -> None:
-    """Make ranks of each side known, with one more pass if need be."""
-    wanted = [order.wanted(each) for order, each in zip(orders, ranks, strict=True)]
-    if not any(len(counts) for _, counts in wanted):
-        return
-
-    def new() -> list[NDArray[np.int64]]:
-        return [np.zeros_like(counts) for _, counts in wanted]
-
-    def add(found: list[NDArray[np.int64]], values: FloatArray, *_: object) -> None:
-        made = make(values)
-        for side, (slots, _counts), counts in zip(sides, wanted, found, strict=True):
-            fine_counts(made, *side, slots, counts)
-
-    parts = planes.run(new, add)
-    for k, (order, (slots, _)) in enumerate(zip(orders, wanted, strict=True)):
-        order.learn(slots, np.sum([part[k] for part in parts], axis=0))
-
-
 def _position(n: int, percentile: float) -> float:
     """Place of a percentile among n sorted values, from 0, as numpy has it."""
     return (n - 1) * (percentile / 100.0)
@@ -359,14 +393,6 @@ def _position(n: int, percentile: float) -> float:
 
 def _neighbours(positions: list[float]) -> list[int]:
     return [rank for place in positions for rank in (math.floor(place), math.ceil(place))]
-
-
-def _middle_guess(positions: list[float]) -> list[int]:
-    """Ranks of the median of what lies strictly between two percentiles, if no values are equal."""
-    if not positions:
-        return []
-    first, end = math.floor(positions[0]) + 1, math.ceil(positions[1])
-    return _middle(first, end) if end > first else []
 
 
 def _middle(first: int, end: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -86,7 +86,7 @@ class SkyInputs:
 
     Parameters
     ----------
-    templates : tuple of SkyReference
+    templates : sequence of SkyReference
         Sky templates.
     mask : numpy.ndarray or None
         True for spectra, bool, shape ``(ny, nx)``; None if nothing tells where they are.
@@ -100,7 +100,7 @@ class SkyInputs:
         Sentences for the user.
     """
 
-    templates: tuple[SkyReference, ...]
+    templates: Sequence[SkyReference]
     mask: MaskArray | None = None
     masked_by: str = "nothing"
     dispersion_axis: int | None = None
@@ -194,11 +194,13 @@ def prepare_sky(
     aids = aids or SkyAids()
     remarks = check_sky_exposure(handle, params.table, force=aids.force)
     given = aids.templates or [template_file(handle, model)]
-    templates = [one for item in given for one in _templates_of(item, handle, read)]
+    libraries = [_templates_of(item, handle, read) for item in given]
+    # A single library stays where it is, and is read template by template.
+    templates = libraries[0] if len(libraries) == 1 else [one for each in libraries for one in each]
     for item in templates:
         remarks += check_reference(item, handle, force=aids.force)
     inputs = SkyInputs(
-        templates=tuple(templates),
+        templates=templates,
         files=(_row("science", handle), *(_row("template", item) for item in given)),
         remarks=tuple(remarks),
     )
@@ -369,7 +371,7 @@ def _templates_of(
     item: TemplateLike,
     handle: ExposureHandle,
     read: Callable[[Path], Sequence[SkyReference]],
-) -> Iterable[SkyReference]:
+) -> Sequence[SkyReference]:
     if isinstance(item, SkyReference):
         return [item]
     if not isinstance(item, np.ndarray):
