@@ -19,6 +19,8 @@ class SkyReference:
     """
     A template of the sky on a window of the detector.
 
+    Arrays of another type, byte order or layout are copied.
+
     Parameters
     ----------
     name : str
@@ -48,12 +50,13 @@ class SkyReference:
     meta: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for label in ("image", "err", "dq"):
-            shape = getattr(self, label).shape
-            if shape != self.window.shape:
+        for label, kind in (("image", np.float32), ("err", np.float32), ("dq", np.uint32)):
+            array = np.asarray(getattr(self, label))
+            if array.shape != self.window.shape:
                 raise ShapeError(
-                    f"{self.name}: {label} has shape {shape}, its window {self.window.shape}"
+                    f"{self.name}: {label} has shape {array.shape}, its window {self.window.shape}"
                 )
+            object.__setattr__(self, label, np.ascontiguousarray(array, kind))
 
     def on(self, window: Window, science: str) -> SkyReference:
         """

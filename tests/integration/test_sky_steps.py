@@ -60,6 +60,8 @@ def test_wfss_on_an_association(skies, tmp_path):
     assert {"MASK", "VAR_BKG", "WEBBKG"} <= set(names_of(product))
     np.testing.assert_array_equal(fits.getdata(product, "VAR_BKG"), expected.background_var)
     assert fits.getval(product, "WB_MSKBY") == "catalog"
+    template = fits.getdata(product, "WEBBKG")["NAME"][1]
+    assert fits.getval(product, "R_BKG") == f"crds://{template}"
     roles = ["science", "template", "catalog", "wavelengthrange", "parameters"]
     assert list(fits.getdata(product, "WEBBKG")["ROLE"]) == roles
     with datamodels.open(product, strict_validation=True) as model:
@@ -96,6 +98,7 @@ def test_wfss_takes_files(skies):
     expected = wfss(path, params, templates=template, mask=mask)
     np.testing.assert_array_equal(result.data, expected.exposure.data)
     assert not result.mask[50:90].any()
+    assert result.meta.ref_file.bkg.name is None
 
 
 @pytest.mark.parametrize("kind", ["soss", "soss-2d"])

@@ -49,6 +49,23 @@ def exposure(reference, scales=(0.9, 1.0), *, seed=1, n=None, noise=0.1, **keywo
 
 
 @pytest.mark.parametrize("rule", ["mode", "pipeline"])
+def test_layout_and_byte_order_of_arrays_do_not_matter(rule):
+    reference = template()
+    handle = exposure(reference, n=3)
+    expected = soss(handle, [reference], PARAMS[rule])
+    before = handle.load()
+    arrays = {name: np.asfortranarray(getattr(before, name)) for name in ("data", "err", "dq")}
+    swapped = {name: arrays[name].astype(arrays[name].dtype.newbyteorder()) for name in arrays}
+    image = np.asfortranarray(reference.image)
+    for kind, other in ((arrays, image), (swapped, image.astype(">f4"))):
+        again = MemoryHandle(**kind, window=WINDOW, name="x_rateints.fits")
+        result = soss(again, [replace(reference, image=other)], PARAMS[rule])
+        assert result.scales == expected.scales
+        np.testing.assert_array_equal(result.exposure.data, expected.exposure.data)
+        np.testing.assert_array_equal(result.exposure.err, expected.exposure.err)
+
+
+@pytest.mark.parametrize("rule", ["mode", "pipeline"])
 @pytest.mark.parametrize("n", [None, 3])
 def test_what_is_returned(rule, n):
     reference = template()

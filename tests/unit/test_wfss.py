@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,31 @@ def spectra(n=6, height=0.3, seed=5):
     for x, y in zip(rng.integers(5, 310, n), rng.integers(0, 180, n), strict=True):
         light[y : y + 70, x : x + 3] += height
     return light, light > 0
+
+
+@pytest.mark.parametrize("rule", ["model", "pipeline"])
+def test_layout_and_byte_order_of_arrays_do_not_matter(rule):
+    params = WfssParams(rule=rule)
+    light, place = spectra()
+    before, sky = exposure_of(LEVEL * waves(), light=light), template()
+    expected = wfss(MemoryHandle.of(before), [sky], params, mask=place)
+    turned = {name: np.asfortranarray(getattr(before, name)) for name in ("data", "err", "dq")}
+    swapped = {name: turned[name].astype(turned[name].dtype.newbyteorder()) for name in turned}
+    image = np.asfortranarray(sky.image)
+    for arrays, other in (
+        (turned, template(image)),
+        (swapped, template(image.astype(">f4"))),
+        (turned, template(sky.image.astype(np.float64))),
+    ):
+        result = wfss(
+            MemoryHandle.of(replace(before, **arrays)),
+            [other],
+            params,
+            mask=np.asfortranarray(place),
+        )
+        assert result.scales == expected.scales
+        assert_array_equal(result.exposure.data, expected.exposure.data)
+        assert_array_equal(result.mask, expected.mask)
 
 
 def test_sky_is_taken_off():

@@ -20,7 +20,7 @@ from webbkg.results import Subtraction
 
 if TYPE_CHECKING:
     from webbkg.methods.soss import SossSubtraction
-    from webbkg.methods.wfss import WfssDiagnostics, WfssSubtraction
+    from webbkg.methods.wfss import WfssSubtraction
 
 __all__ = ["SkyRecord", "describe_sky", "sky_extensions", "write_sky_product"]
 
@@ -79,10 +79,11 @@ def describe_sky(subtraction: Subtraction, record: SkyRecord) -> Description:
         Keywords, history and table. Keywords whose value is not finite are left out.
     """
     if record.method == "wfss":
-        words, lines = _grism_words(subtraction, record), _grism_lines(subtraction, record)
+        grism = cast("WfssSubtraction", subtraction)
+        words, lines = _grism_words(grism, record), _grism_lines(grism, record)
     else:
-        words = _soss_words(cast("SossSubtraction", subtraction))
-        lines = _soss_lines(cast("SossSubtraction", subtraction))
+        soss = cast("SossSubtraction", subtraction)
+        words, lines = _soss_words(soss), _soss_lines(soss)
     lines += ["inputs and parameters are in the extension WEBBKG"]
     lines += [f"warning: {text}" for text in subtraction.diagnostics.warnings]
     inputs = record.inputs or [("science", subtraction.science.name, "")]
@@ -172,8 +173,8 @@ def _common_words(subtraction: Subtraction, record: SkyRecord) -> _Words:
     return words
 
 
-def _grism_words(subtraction: Subtraction, record: SkyRecord) -> _Words:
-    found = cast("WfssDiagnostics", subtraction.diagnostics)
+def _grism_words(subtraction: WfssSubtraction, record: SkyRecord) -> _Words:
+    found = subtraction.diagnostics
     words: _Words = {
         "WB_RULE": (found.rule, "Rule by which the factor was found"),
         "WB_SCALE": (float(subtraction.scales[0]), "Factor applied to the template"),
@@ -221,8 +222,8 @@ def _soss_words(subtraction: SossSubtraction) -> _Words:
     return words
 
 
-def _grism_lines(subtraction: Subtraction, record: SkyRecord) -> list[str]:
-    found = cast("WfssDiagnostics", subtraction.diagnostics)
+def _grism_lines(subtraction: WfssSubtraction, record: SkyRecord) -> list[str]:
+    found = subtraction.diagnostics
     pairs = zip(subtraction.used, subtraction.scales, subtraction.scale_errs, strict=True)
     terms = " + ".join(f"{scale:.6g} (+- {err:.2g}) x {name}" for name, scale, err in pairs)
     shared = f", of {record.n_shared} exposures of the visit" if record.n_shared > 1 else ""

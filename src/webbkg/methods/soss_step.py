@@ -113,7 +113,7 @@ class Templates:
             )
         first = _SMALL_START if rows != ny else 0
         cut = slice(first, first + ny)
-        image = np.ascontiguousarray(template.image[cut], np.float32)
+        image = template.image[cut]
         if not np.any(np.isfinite(image) & (image != 0)):
             raise InputError(
                 f"{name}: the sky template {template.name} has no value other than 0 there; give "

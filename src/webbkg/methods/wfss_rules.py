@@ -67,7 +67,7 @@ class Case:
         """The mask that was given; nothing is masked without one."""
         if self.mask is None:
             return np.zeros(self.exposure.data.shape, np.bool_)
-        return self.mask
+        return np.ascontiguousarray(self.mask)
 
     @cached_property
     def usable(self) -> MaskArray:
@@ -81,7 +81,7 @@ class Case:
             good &= ~exposure.mask
         for sky in self.skies:
             good &= np.isfinite(sky.image)
-        return good
+        return np.ascontiguousarray(good)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -329,7 +329,7 @@ def by_model(case: Case, dispersion_axis: int | None) -> Factors:
             np.ascontiguousarray(case.exposure.data, np.float32),
             np.ascontiguousarray(case.exposure.err, np.float32),
             usable,
-            np.stack([sky.image for sky in case.skies]).astype(np.float32, copy=False),
+            np.stack([sky.image for sky in case.skies]),
             along_rows=along_rows,
             given=given if given.any() else None,
             lines=lines,

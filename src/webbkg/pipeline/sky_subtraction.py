@@ -386,7 +386,7 @@ def _templates_of(
     return [
         SkyReference(
             f"template[{number}]" if item.ndim == 3 else "template",
-            np.ascontiguousarray(plane, np.float32),
+            plane,
             np.zeros(shape, np.float32),
             np.zeros(shape, np.uint32),
             handle.window,

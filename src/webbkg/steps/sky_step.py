@@ -104,6 +104,10 @@ class SkyStep(OwnStep):
             result.diagnostics.level,
         )
         apply_sky_to_model(model, result, record_of(params, inputs))
+        if not aids.templates:
+            # As stpipe does for what a step asks of it.
+            [name] = [name for role, name, _ in inputs.files if role == "template"]
+            model.meta.ref_file.bkg.name = f"crds://{name}"
 
     def _params(self) -> WfssParams | SossParams:
         names = [item.name for item in self.params_class.fields()]
