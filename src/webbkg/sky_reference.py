@@ -58,6 +58,25 @@ class SkyReference:
                 )
             object.__setattr__(self, label, np.ascontiguousarray(array, kind))
 
+    def without(self, bits: int) -> SkyReference:
+        """
+        Leave out pixels with flags.
+
+        Parameters
+        ----------
+        bits : int
+            Data-quality bits.
+
+        Returns
+        -------
+        SkyReference
+            The template, NaN where it has one of these flags.
+        """
+        flagged = (self.dq & np.uint32(bits)) != 0
+        if not flagged.any():
+            return self
+        return replace(self, image=np.where(flagged, np.float32(np.nan), self.image))
+
     def on(self, window: Window, science: str) -> SkyReference:
         """
         Cut out what lies on another window.

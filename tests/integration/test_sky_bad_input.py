@@ -112,6 +112,32 @@ def test_image(refused, skies, method, kind):
     says(refused(method, path), "EXP_TYPE is missing, needed for webbkg")
 
 
+@pytest.mark.parametrize(("method", "kind"), KINDS)
+def test_empty_crds_cache(refused, skies, monkeypatch, tmp_path, method, kind):
+    """The CRDS client exits then, which is no error of Python's."""
+    path = skies(kind)
+    skies.without_crds()
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "cache"))
+    monkeypatch.setenv("CRDS_SERVER_URL", "http://127.0.0.1:9")
+    says(refused(method, path), f"{path.name}: CRDS cannot tell", "--template")
+
+
+def test_pipeline_rule_needs_usable_pixels(refused, skies):
+    path = skies(change=set_pixels(1, name="DQ"))
+    options = ["--rule", "pipeline", "--template", skies.template()]
+    says(refused("wfss", path, *options), f"{path.name}: no pixel that tells the factor is usable")
+
+
+def test_soss_exposure_of_another_height(refused, skies):
+    def cut(hdus):
+        for name in ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
+            if name in hdus:
+                hdus[name].data = hdus[name].data[..., :64, :]
+
+    path = skies("soss", change=lambda hdus: (cut(hdus), set_keywords(SUBSIZE2=64)(hdus)))
+    says(refused("soss", path), f"{path.name}: has 64 rows", "256 or 96", "SUBSTRIP")
+
+
 def test_grism_exposure_with_integrations(refused, skies):
     def stack(hdus):
         for name in ("SCI", "ERR", "DQ"):

@@ -133,6 +133,20 @@ def test_same_with_holes_in_the_template(exposure, tmp_path):
     assert_same(run_webbkg(exposure.data, exposure.dq, images).exposure.data, theirs)
 
 
+def test_same_with_templates_without_values(exposure, tmp_path):
+    images = [sky_template(k) for k in range(4)]
+    images[0][:], images[2][:] = np.nan, 0.0
+    theirs = run_jwst(tmp_path, exposure.data, exposure.dq, images)
+    assert_same(run_webbkg(exposure.data, exposure.dq, images).exposure.data, theirs)
+
+
+def test_same_with_coarse_values(exposure, tmp_path):
+    images = [sky_template(k) for k in range(2)]
+    data = (np.round(exposure.data / 0.007) * 0.007).astype(np.float32)
+    theirs = run_jwst(tmp_path, data, exposure.dq, images)
+    assert_same(run_webbkg(data, exposure.dq, images).exposure.data, theirs)
+
+
 def test_template_without_a_side_is_not_taken(exposure, tmp_path):
     images = [sky_template(0), sky_template(1)]
     images[0][:, 660:] = 0.0

@@ -116,6 +116,12 @@ def test_percentiles(model: Any, options: dict[str, Any]) -> None:
     assert list(table["ROLE"][:2]) == [b"science", b"template"]
 
 
+@pytest.mark.parametrize("percentiles", [[50.0, 25.0], [30.0, 30.0]])
+@pytest.mark.filterwarnings("ignore:.*All-NaN slice encountered:RuntimeWarning")
+def test_percentiles_without_anything_between(model: Any, percentiles: list[float]) -> None:
+    _assert_parity(model, None, "SKIPPED", soss_bkg_percentile=percentiles)
+
+
 @pytest.mark.parametrize("name", ["low", "high"])
 def test_files(name: str, request: pytest.FixtureRequest) -> None:
     files = request.getfixturevalue(name)
@@ -145,6 +151,13 @@ def test_one_integration(model: Any) -> None:
     image = datamodels.ImageModel(data=model.data[0], err=model.err[0], dq=model.dq[0])
     image.update(model)
     _assert_parity(image, None)
+
+
+def test_some_templates_without_values(model: Any, library: Any, tmp_path: Path) -> None:
+    data = library.data.copy()
+    data[0], data[-1] = np.nan, 0.0
+    ours = _assert_parity(model, _saved(tmp_path, data))
+    assert ours.meta.cal_step.bkg_subtract == "COMPLETE"
 
 
 def test_template_with_holes(model: Any, library: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Factors, template and step of the simulated SOSS sky are found, with honest errors."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -40,6 +41,22 @@ def test_factors_and_their_errors(n_integrations):
 def test_template_is_found(seed):
     one = series(seed)
     assert found(seed).used == (f"template {one.template}",)
+
+
+def test_units_of_templates_do_not_matter():
+    """A library may hold templates of any level."""
+    one, plain = series(3), library()
+    factors = np.random.default_rng(1).uniform(0.4, 2.5, len(plain)).astype(np.float32)
+    scaled = [
+        replace(each, image=each.image * factor)
+        for each, factor in zip(plain, factors, strict=True)
+    ]
+    result = soss(one.handle, scaled)
+    assert result.used == found(3).used == (f"template {one.template}",)
+    np.testing.assert_allclose(
+        result.scales, np.array(found(3).scales) / factors[one.template], rtol=1e-4
+    )
+    assert result.diagnostics.rms == pytest.approx(found(3).diagnostics.rms, rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

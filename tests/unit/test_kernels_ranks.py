@@ -99,6 +99,37 @@ def test_equal_values_are_counted_and_not_kept():
     assert shown.n_kept < 10
 
 
+def test_ties_at_the_bounds_of_many_values():
+    values = np.concatenate([np.zeros(500), np.arange(5, 20_000), np.full(900, 5.0)])
+    values = RNG.permutation(values).astype(np.float32).reshape(1, -1)
+    ordered = np.sort(values[0])
+    shown = Shown(values, np.empty(0, np.float32))
+    for low, high in ((5.0, 19_000.0), (-np.inf, 5.0)):
+        shown.look(np.array([[low, high]], np.float32))
+    for rank in (0, 499, 500, 501, 1000, 1400, 1401, 9000, 11_000, ordered.size - 1500):
+        found = shown.make_known([rank])
+        assert found.value(rank) == ordered[rank], rank
+        for limit in (-1.0, 0.0, 5.0, 7.5, 1005.0):
+            assert found.count(limit, including=True) == np.count_nonzero(values <= limit)
+
+
+def test_what_was_looked_for_does_not_change_counts():
+    rng = np.random.default_rng(3)
+    for seed in range(40):
+        n = int(rng.integers(9_000, 40_000))
+        values = rng.choice([rng.normal(size=n), rng.integers(-900, 900, n)])[np.newaxis]
+        values = values.astype(np.float32)
+        ordered = np.sort(values[0])
+        shown = Shown(values, values[0, :: int(rng.integers(5, 500))])
+        shown.look(shown.found.around(rng.random(2)))
+        ranks = [0, n - 1, *rng.integers(0, n, 6).tolist()]
+        found = shown.make_known(ranks)
+        assert [found.value(rank) for rank in ranks] == ordered[ranks].tolist(), seed
+        for rank in ranks:
+            value = float(ordered[rank])
+            assert found.count(value, including=False) == np.searchsorted(ordered, value), seed
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_counting(name):
     values = VALUES[name].astype(np.float32)

@@ -1,6 +1,7 @@
 """`soss` on small exposures: what it returns, options and bad input."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -211,6 +212,51 @@ def test_holes_in_a_template_are_flagged():
     assert result.scales == pytest.approx((0.9, 1.0), rel=0.005)
 
 
+@pytest.mark.parametrize("bad", ["nan", "zero", "flag"])
+@pytest.mark.parametrize(
+    "hole", [np.s_[40:41, 695:696], np.s_[40:50, 690:696], np.s_[:, 695:696], np.s_[30:60, 660:740]]
+)
+def test_holes_at_the_step_of_a_template_do_not_move_it(bad, hole):
+    reference = template()
+    if bad == "flag":
+        # Whatever is there.
+        reference.image[hole], reference.dq[hole] = 99.0, 1
+    else:
+        reference.image[hole] = {"nan": np.nan, "zero": 0.0}[bad]
+    handle = exposure(template())
+    result = soss(handle, [reference])
+    assert result.diagnostics.step_shift == 0.0
+    assert result.scales == pytest.approx((0.9, 1.0), rel=0.005)
+    inside = np.zeros(WINDOW.shape, bool)
+    inside[hole] = True
+    np.testing.assert_array_equal(result.exposure.dq != handle.load().dq, inside)
+    truth = handle.load().data - template().image * np.where(np.arange(NX) < EDGE, 0.9, 1.0)
+    off = np.abs(result.exposure.data - truth)[~inside]
+    assert np.nanmax(off) < 0.01 * 6.0
+
+
+@pytest.mark.parametrize("rule", ["mode", "pipeline"])
+def test_templates_without_values_are_passed_over(rule):
+    references = [template(slope=slope, name=f"slope {slope}") for slope in (0.0, 0.1, 0.2, 0.3)]
+    references[0].image[:] = np.nan
+    references[3].image[:] = 0.0
+    result = soss(exposure(template()), references, PARAMS[rule])
+    assert result.used == ("slope 0.1",)
+    assert np.isinf([result.diagnostics.rms[k] for k in (0, 3)]).all()
+    with pytest.raises(InputError, match=r"the sky template slope 0\.0 has no value other than 0"):
+        soss(exposure(template()), [references[0], references[3]], PARAMS[rule])
+
+
+@pytest.mark.filterwarnings("error")
+def test_template_without_a_step():
+    x = np.linspace(0.0, 1.0, NX, dtype=np.float32)
+    for row in (np.full(NX, 4.0, np.float32), 4.0 + x):
+        reference = replace(template(), image=np.tile(row, (96, 1)))
+        result = soss(exposure(reference, (0.9, 0.9)), [reference])
+        assert result.scales == pytest.approx((0.9, 0.9), rel=0.005)
+        assert result.diagnostics.step_shift == 0.0
+
+
 def test_small_strip_takes_its_rows_of_a_large_template():
     window = Window(1792, 0, 256, NX)
     large = template(window=window)
@@ -282,6 +328,28 @@ def test_too_few_columns():
         soss(MemoryHandle(narrow), [reference])
 
 
+@pytest.mark.parametrize("rule", ["mode", "pipeline"])
+def test_no_integration(rule):
+    arrays = (np.empty((0, 96, NX), kind) for kind in (np.float32, np.float32, np.uint32))
+    empty = MemoryHandle(*arrays, window=WINDOW, name="x_rateints.fits")
+    with pytest.raises(InputError, match=r"^x_rateints\.fits: has no integration; give a file"):
+        soss(empty, [template()], PARAMS[rule])
+
+
+@pytest.mark.parametrize("rule", ["mode", "pipeline"])
+def test_memory_bounds_the_threads(rule):
+    reference = template(window=Window(1792, 0, 256, NX))
+    handle = exposure(reference, n=24)
+    tracemalloc.start()
+    try:
+        soss(handle, [reference], PARAMS[rule].changed(max_memory=16, threads=24))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The result beside it.
+    assert peak < 32e6
+
+
 def test_no_usable_pixel():
     handle = exposure(template(), dq=np.ones((96, NX), np.uint32))
     with pytest.raises(
@@ -311,5 +379,8 @@ def test_parameters():
         SossParams(rule="median")
     with pytest.raises(ParameterError):
         SossParams(source_percentile=0.0)
+    for low, high in ((50.0, 25.0), (30.0, 30.0)):
+        with pytest.raises(ParameterError, match="bkg_percentile_low must be below"):
+            SossParams(bkg_percentile_low=low, bkg_percentile_high=high)
     with pytest.raises(ParameterError, match="unknown data-quality flag 'COLD'"):
         SossParams(bad_flags="COLD")

@@ -161,13 +161,13 @@ def test_undefined_template_is_flagged_and_not_subtracted():
     image[100:110] = 0.0
     handle = handle_of(LEVEL * np.nan_to_num(image))
     result = wfss(handle, [template(image, dq=4)])
-    hole = np.isnan(image)
+    hole = np.isnan(image) | (image == 0)
     assert_array_equal(result.exposure.data[hole], handle.load().data[hole])
     assert (result.exposure.dq[hole] == DO_NOT_USE).all()
     assert (result.exposure.dq[~hole] == 0).all()
     assert result.scales[0] == pytest.approx(LEVEL, rel=2e-3)
-    assert (result.background[100:110] == 0).all()
-    assert result.diagnostics.coverage == pytest.approx(1 - 100 / hole.size)
+    assert np.isnan(result.background[hole]).all()
+    assert result.diagnostics.coverage == pytest.approx(1 - hole.mean())
 
 
 def test_rule_pipeline_adds_flags_and_leaves_nan():
@@ -266,6 +266,16 @@ def test_several_templates_are_combined():
         wfss(handle, [template(), template(2.0 * waves())])
 
 
+@pytest.mark.parametrize("shape", [(300, 48), (300, 16), (16, 300), (64, 5), (40, 1)])
+@pytest.mark.parametrize("joint", [True, False])
+def test_few_lines(shape, joint):
+    handle = handle_of(LEVEL * waves(shape), meta={**META, "SUBARRAY": "SMALL"})
+    found = wfss(handle, [template(waves(shape))], WfssParams(joint_1f=joint))
+    assert 0 < found.scale_errs[0] < 0.1 * LEVEL
+    assert abs(found.scales[0] - LEVEL) < 5 * found.scale_errs[0]
+    assert np.isfinite(found.exposure.err).all()
+
+
 def test_lines_are_solved_for():
     rng = np.random.default_rng(2)
     lines = 0.004 * rng.standard_normal(SHAPE[1])
@@ -327,6 +337,37 @@ def test_no_sky_at_all():
     result = wfss(handle, [template()])
     assert abs(result.scales[0]) < 5 * result.scale_errs[0] + 1e-4
     assert np.isfinite(result.exposure.data).all()
+
+
+@pytest.mark.parametrize("bad", ["nan", "zero", "flag"])
+def test_holes_of_a_template_are_flagged(bad):
+    sky = template()
+    hole = np.s_[100:120, 40:70]
+    if bad == "flag":
+        # Whatever is there.
+        sky.image[hole], sky.dq[hole] = 99.0, DO_NOT_USE
+    else:
+        sky.image[hole] = {"nan": np.nan, "zero": 0.0}[bad]
+    handle = handle_of(LEVEL * waves())
+    result = wfss(handle, [sky])
+    assert result.scales[0] == pytest.approx(LEVEL, rel=0.002)
+    inside = np.zeros(SHAPE, bool)
+    inside[hole] = True
+    assert_array_equal(result.exposure.dq & DO_NOT_USE != 0, inside)
+    assert_array_equal(result.exposure.data[hole], handle.load().data[hole])
+    # One that is 0 where another is not has a value there.
+    glow = template(np.where(inside, waves(), np.float32(0.0)), name="glow.fits")
+    if bad == "zero":
+        both = wfss(handle, [sky, glow])
+        assert not both.exposure.dq.any()
+        assert both.scales == pytest.approx((LEVEL, LEVEL), rel=0.01)
+
+
+def test_factors_that_are_given_are_finite():
+    handle = handle_of(LEVEL * waves())
+    for scales in (([np.nan], [0.1]), ([0.2], [np.inf])):
+        with pytest.raises(InputError, match="factors and errors of the sky templates must be fin"):
+            wfss(handle, [template()], scales=scales)
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ class _Work(BarConsole):
         for text in entry.warnings:
             self.warn(f"{entry.name}: {text.removeprefix(f'{entry.name}: ')}")
         self.say(f"{target.name}: {_summary(result)}")
-        names = ", ".join(item.name for item in inputs.templates)
+        names = ", ".join(result.used)
         masked = f"; spectra masked by {inputs.masked_by}" if inputs.dispersion_axis else ""
         self.say(f"  templates {names}{masked}", level=1)
         return entry

@@ -95,6 +95,20 @@ class _Part(NamedTuple):
     def end(self) -> int:
         return self.first + self.n_low + self.inside.size + self.n_high
 
+    def place(self, rank: int) -> int:
+        """Place of a rank among the values inside; negative, or beyond, if it equals a bound."""
+        return rank - self.first - self.n_low
+
+    def value(self, rank: int) -> np.float32:
+        """Value of a rank that is in this part."""
+        place = self.place(rank)
+        if place < 0:
+            return self.low
+        if place >= self.inside.size:
+            return self.high
+        value: np.float32 = np.partition(self.inside, place)[place]
+        return value
+
     def below(self, limit: np.float64, including: bool) -> int:
         """Count the values below a limit that need not be a float32, up to the upper bound."""
         if limit < self.low:
@@ -131,6 +145,8 @@ class OrderStatistics:
     def __init__(self, sample: _Float32) -> None:
         self._sample = np.sort(sample[~np.isnan(sample)])
         self._parts: list[_Part] = []
+        # Parts of parts, which tell nothing of what is below theirs.
+        self._near: list[_Part] = []
         self.n = 0
 
     def around(self, fractions: Iterable[float]) -> _Float32:
@@ -213,17 +229,10 @@ class OrderStatistics:
         part = self._find(rank)
         if part is None:
             raise LookupError(f"the value of rank {rank} of {self.n} is not known")
-        if part.inside.size > _FEW:
+        if part.inside.size > _FEW and 0 <= part.place(rank) < part.inside.size:
             part = self._narrowed(part, rank)
-        place = rank - part.first - part.n_low
-        if place < 0:
-            found = part.low
-        elif place < part.inside.size:
-            found = np.partition(part.inside, place)[place]
-        else:
-            found = part.high
         # Adding 0 makes -0 the same as 0.
-        return np.float32(found + np.float32(0.0))
+        return np.float32(part.value(rank) + np.float32(0.0))
 
     def count(self, limit: float, *, including: bool) -> int:
         """
@@ -246,19 +255,20 @@ class OrderStatistics:
         return max(part.below(np.float64(limit), including) for part in self._parts)
 
     def _find(self, rank: int) -> _Part | None:
-        """Find the fewest values among which a rank is."""
-        parts = (part for part in self._parts if part.first <= rank < part.end)
-        return min(parts, key=lambda part: part.inside.size, default=None)
+        return next((part for part in self._parts if part.first <= rank < part.end), None)
 
     def _narrowed(self, part: _Part, rank: int) -> _Part:
-        """Learn what lies near a rank in a part."""
-        place = rank - part.first - part.n_low
-        sample = np.sort(part.inside[:: part.inside.size // _FEW])
-        low, high = _bracket(sample, place / part.inside.size)
-        numbers, kept = _selected(part.inside, low, high)
-        numbers[0] += part.first + part.n_low
-        self._parts.append(_Part.of(low, high, numbers, kept))
-        return self._find(rank) or part
+        """Find the few values of a part that are near a rank inside; all if that fails."""
+        for near in self._near:
+            if near.first <= rank < near.end:
+                return near
+        values, place = part.inside, part.place(rank)
+        low, high = _bracket(np.sort(values[:: values.size // _FEW]), place / values.size)
+        (n_below, n_low, n_high), kept = _selected(values, low, high)
+        first = part.first + part.n_low + n_below
+        near = _Part.of(low, high, [first, n_low, n_high], kept)
+        self._near.append(near)
+        return near if near.first <= rank < near.end else part
 
     def _gap(self, rank: int) -> tuple[np.float32, np.float32]:
         """Bounds that are known to enclose a rank."""

@@ -41,10 +41,10 @@ _LEVELS = (1.0, math.sqrt(2.0), 2.0)
 _POWER = 0.75
 #: Standard error of that light, relative to it; and with clear lines along the dispersion, which
 #: count alike however few of their pixels lie outside the spectra.
-_LIGHT_ERR, _LIGHT_ERR_LINES = 0.08, 0.3
+_LIGHT_ERR, _LIGHT_ERR_LINES = 0.15, 0.5
 #: Light of all spectra that lies beyond the boxes of a catalogue, in units of how the light below a
 #: threshold grows with it; and its standard error, relative to it.
-_BEYOND, _BEYOND_ERR = 0.15, 0.15
+_BEYOND, _BEYOND_ERR = 0.13, 0.2
 #: Most of that light, relative to the sky: twice that of 2500 sources.
 _MOST_BEYOND = 1e-3
 #: Pixels that tell the noise.
@@ -151,7 +151,7 @@ def fit_sky(
     residual shows them, until the factors stay. The light of spectra below the thresholds T is
     proportional to T^0.75 in simulated fields, whatever their density: from the factors with T,
     1.4 T and 2 T that for T = 0 is extrapolated. Of the spectra in a mask that is given, wings and
-    faint orders lie outside: about a sixth of the light that is below T without this mask. Errors
+    faint orders lie outside: about an eighth of the light that is below T without this mask. Errors
     are those of the noise, raised by the scatter of blocks, and those of the light taken off: its
     scatter when groups of lines are left out, and a part of it.
     """
@@ -178,7 +178,7 @@ class _Fit:
         length = data.shape[1 if along_rows else 0]
         self.lines = lines or Lines.flat(data.shape, (0, length), horizontal=along_rows)
         n_lines = self.lines.levels.shape[1]
-        self.n_groups = _N_GROUPS if n_lines >= _MIN_LINES * _N_GROUPS else 1
+        self.n_groups = max(min(_N_GROUPS, n_lines // _MIN_LINES), 1)
         self.n_threads = count_threads(None)
         self.shape: FloatArray = (
             templates[0] if len(templates) == 1 else np.ascontiguousarray(templates.sum(axis=0))
@@ -270,8 +270,9 @@ class _Fit:
         )
         if not np.isfinite(found.factors).all():
             raise FitError(
-                "no factor can be found: outside the spectra the templates are 0, or the same but "
-                "for a factor; give a mask of the spectra, or other templates"
+                "no factor can be found: outside the spectra the data are below 0, or the "
+                "templates are 0 or the same but for a factor; check that the sky has not been "
+                "subtracted already, give a mask of the spectra, or other templates"
             )
         return found
 
@@ -322,11 +323,10 @@ class _Fit:
         beyond = self._beyond()
         chi2 = each[0].square / self.noise.typical / max(each[0].number, 1.0)
         noise = solved[0].errs * self._scatter(sums, norms, bins[0], chi2)
+        # Without the only group there is no factor.
+        changes = (self.n_groups - 1) * np.var(light[1:], axis=0) if self.n_groups > 1 else 0.0
         errs = np.sqrt(
-            noise**2
-            + (len(light) - 2) * np.var(light[1:], axis=0)
-            + (self._light_err * light[0]) ** 2
-            + (_BEYOND_ERR * beyond) ** 2
+            noise**2 + changes + (self._light_err * light[0]) ** 2 + (_BEYOND_ERR * beyond) ** 2
         )
         final = np.maximum(solved[0].factors - light[0] - beyond, 0.0)
         return SkyFit(

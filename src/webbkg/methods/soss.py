@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from webbkg.errors import FitError, NoBackgroundPixelsError, ParameterError
 from webbkg.exposure import Exposure, ExposureHandle, FlagArray, FloatArray, MaskArray
 from webbkg.masks.flags import BAD_FLAGS, DO_NOT_USE, FLAG_BITS, flag_bits
 from webbkg.parallel import count_threads, run_tasks
@@ -50,8 +51,7 @@ class SossParams(Params):
     )
     source_percentile: float = param(
         35.0,
-        "Pixels brighter than this percentile of all are sources under the rule pipeline, and to "
-        "begin with under the rule mode.",
+        "Pixels brighter than this percentile of all are sources under the rule pipeline.",
         unit="percent",
         gt=0,
         le=100,
@@ -89,6 +89,11 @@ class SossParams(Params):
     def __post_init__(self) -> None:
         super().__post_init__()
         flag_bits(self.bad_flags)
+        low, high = self.bkg_percentile_low, self.bkg_percentile_high
+        if not low < high:
+            raise ParameterError(
+                f"bkg_percentile_low must be below bkg_percentile_high, got {low:g} and {high:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,9 +321,11 @@ def soss(
     Raises
     ------
     InputError
-        If the library is empty, or a template has no usable value.
+        If the library is empty, or no template has a usable value, or the exposure has no
+        integration.
     ShapeError
-        If the exposure is neither SUBSTRIP256 nor SUBSTRIP96, nor as high as the templates.
+        If the exposure is not as high as the templates, or one of SUBSTRIP96 with them of
+        SUBSTRIP256.
     NoBackgroundPixelsError
         If no pixel is usable.
     FitError
@@ -328,8 +335,13 @@ def soss(
     from webbkg.methods.soss_step import Templates
 
     params = params or SossParams()
-    templates = Templates(library, science)
-    found = (_by_ranks if params.rule == "pipeline" else _by_mode)(science, templates, params)
+    is_own = params.rule == "mode"
+    templates = Templates(library, science, with_holes=is_own)
+    try:
+        found = (_by_mode if is_own else _by_ranks)(science, templates, params)
+    except (FitError, NoBackgroundPixelsError):
+        templates.refuse_empty()
+        raise
     return _subtraction(science, found, params)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from webbkg.exposure import FloatArray, MaskArray
 from webbkg.methods.soss_planes import Deep
-from webbkg.methods.soss_step import FIT_END
+from webbkg.methods.soss_step import FIT_END, SEARCH
 
 __all__ = ["SIZE", "Cells", "measure_cells"]
 
@@ -64,6 +64,28 @@ class Cells:
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
 
+    def in_units(self, units: Grid) -> Cells:
+        """
+        Multiply the template.
+
+        Parameters
+        ----------
+        units : numpy.ndarray
+            By what, for each cell, float64, shape ``(n,)``.
+
+        Returns
+        -------
+        Cells
+            The cells as that template would have given them.
+        """
+        return replace(
+            self,
+            ratio=self.ratio / units,
+            noise=self.noise / units,
+            level=self.level * units,
+            wings=self.wings / units[:, np.newaxis],
+        )
+
     def mask(self, told: MaskArray, shape: tuple[int, int]) -> MaskArray:
         """
         Mark pixels of some cells.
@@ -86,7 +108,7 @@ class Cells:
         return mask
 
 
-def measure_cells(deep: Deep, template: FloatArray, edges: NDArray[np.int64]) -> Cells:
+def measure_cells(deep: Deep, template: FloatArray) -> Cells:
     """
     Measure the ratio of data and template in cells on both sides of the step.
 
@@ -96,15 +118,14 @@ def measure_cells(deep: Deep, template: FloatArray, edges: NDArray[np.int64]) ->
         Mean of all integrations.
     template : numpy.ndarray
         Template, float32, shape ``(ny, nx)``.
-    edges : numpy.ndarray
-        First column right of the step in each row, int64, shape ``(ny,)``.
 
     Returns
     -------
     Cells
-        The cells, of which there may be none.
+        The cells, of which there may be none. They lie on either side of all columns in which a
+        step may be, so that templates are compared in the same ones.
     """
-    ranges = (0, int(edges.min()) - _MARGIN), (int(edges.max()) + _MARGIN, FIT_END)
+    ranges = (0, SEARCH[0] - _MARGIN), (SEARCH[1] + _MARGIN, FIT_END)
     parts = [
         _measure_side(deep, template, first, min(end, template.shape[1]), is_right=is_right)
         for is_right, (first, end) in enumerate(ranges)
@@ -205,7 +226,8 @@ def _light(image: FloatArray, template: FloatArray, ratio: Grid) -> Grid:
     base = float(np.quantile(ratio, 0.1)) if ratio.size else 0.0
     excess = image - np.float32(base) * template
     # NaN fails the comparison.
-    excess = np.where(excess > _BRIGHT * template, excess, np.float32(0.0))
+    least = np.float32(_BRIGHT * max(base, 0.0)) * template
+    excess = np.where(excess > least, excess, np.float32(0.0))
     means: Grid = excess.reshape(len(excess), -1, SIZE).mean(axis=-1, dtype=np.float64)
     return means
 

@@ -17,18 +17,16 @@ Grid = NDArray[np.float64]
 
 #: Fewest cells that tell the level of a side.
 FEWEST = 6
-#: What a cell of sky may be off in any case, in units of the template, where the wings of traces
-#: are told from sky and where they are not.
+#: What a cell of sky may be off in any case, in units of the sky as all that follows, where the
+#: wings of traces are told from sky and where they are not.
 MISMATCH, _MISMATCH_ALONE = 0.002, 0.008
-#: Wings are told from sky if a tenth of the cells on a side have less of them, in units of the
-#: template.
+#: Wings are told from sky if a tenth of the cells on a side have less of them.
 _ANCHOR, _ANCHOR_PART = 0.005, 0.1
 #: Where to begin: the faintest part of the cells of a column.
 _START = 0.15
-#: Cells further above that tell nothing, in units of the template.
+#: Cells further above that tell nothing.
 _RANGE = 0.15
-#: Widths of the even distributions that light of sources is made of, in units of the template
-#: over the noise of a cell.
+#: Widths of the even distributions that light of sources is made of, over the noise of a cell.
 _WIDTHS = np.array([2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
 #: At least this part of the cells has sky alone.
 _LEAST_SKY = 0.1
@@ -39,9 +37,9 @@ _N_ROUNDS, _N_WEIGHINGS = 25, 4
 _LAG = 4
 #: Cells of so many columns have errors in common [px].
 _TILE = 64
-#: Simulations have these errors times those of the fit, and these in units of the factor besides:
+#: Simulations have these errors times those of the fit, and these in units of the sky besides:
 #: light of sources that no cell shows.
-_ERROR_FACTOR, _ERROR_FLOOR = 1.4, 9e-4
+_ERROR_FACTOR, _ERROR_FLOOR = 1.4, 1.25e-3
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,7 +91,7 @@ def fit_level(cells: Cells, mismatch: float = MISMATCH) -> Mixture:
     cells : Cells
         Cells, at least `FEWEST` of them on one side.
     mismatch : float, optional
-        What a cell of sky may be off in any case, in units of the template.
+        What a cell of sky may be off in any case, in units of the sky.
 
     Returns
     -------
@@ -111,6 +109,10 @@ def fit_level(cells: Cells, mismatch: float = MISMATCH) -> Mixture:
     sides = tuple(
         k for k, side in enumerate((~cells.right, cells.right)) if np.count_nonzero(side) >= FEWEST
     )
+    # In units of the sky: nothing may depend on those of the template.
+    units = np.array([_unit(cells, cells.right == right) for right in (False, True)])
+    each = units[cells.right.astype(np.int64)]
+    cells = cells.in_units(each)
     n = len(cells.ratio)
     scales, errs = np.full(2, np.nan), np.full(2, np.nan)
     wings, sky, pedestal = np.zeros(n), np.zeros(n), [0.0, 0.0]
@@ -129,11 +131,11 @@ def fit_level(cells: Cells, mismatch: float = MISMATCH) -> Mixture:
         sky[side], pedestal[k] = alone.sky[side], least
     errs = np.sqrt((_ERROR_FACTOR * errs) ** 2 + (_ERROR_FLOOR * scales) ** 2 + np.square(pedestal))
     return Mixture(
-        scales=scales,
-        errs=errs,
-        wings=wings,
+        scales=scales * units,
+        errs=errs * units,
+        wings=wings * each,
         sky=sky,
-        pedestal=(pedestal[0], pedestal[1]),
+        pedestal=(pedestal[0] * units[0], pedestal[1] * units[1]),
         log_likelihood=likelihood,
     )
 
@@ -174,6 +176,12 @@ def _fit(cells: Cells, sides: tuple[int, ...], mismatch: float, *, with_wings: b
             likelihood - np.log(cells.level).sum() + columns.log_prior(offsets, weight)
         ),
     )
+
+
+def _unit(cells: Cells, side: MaskArray) -> float:
+    """Rough level of a side in units of the template; 1 if there is none above 0."""
+    start = _look(cells, side)[0] if side.any() else 0.0
+    return start if start > 0 else 1.0
 
 
 def _look(cells: Cells, side: MaskArray) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from webbkg.methods.soss_cells import SIZE, Cells, measure_cells
 from webbkg.methods.soss_mixture import FEWEST, Mixture, fit_level
 from webbkg.methods.soss_planes import Deep, Planes
 from webbkg.methods.soss_shift import find_shift, shifted
-from webbkg.methods.soss_step import Templates, find_edges
+from webbkg.methods.soss_step import Templates, filled, find_edges
 
 __all__ = ["ModeFit", "factors_by_integration", "fit_mode"]
 
@@ -25,8 +26,8 @@ Grid = NDArray[np.float64]
 #: A combination of templates must be this much more likely than the best alone (logarithm).
 _CLEARLY = 60.0
 #: Smaller shares are not told from what wings of traces leave.
-_LEAST_SHARE = 0.1
-#: How far cells of sky may be off while templates are mixed, in turn, in units of the template.
+_LEAST_SHARE = 0.15
+#: How far cells of sky may be off while templates are mixed, in turn, in units of the sky.
 _TOLERANCES = (0.02, 0.01, 0.005, 0.002)
 #: And in the first look; squares that are less by so much may make it worth while.
 _LOOK, _WORTH = 0.01, 15.0
@@ -125,22 +126,30 @@ def fit_mode(planes: Planes, templates: Templates) -> ModeFit:
     """
     name = planes.science.name
     deep = _with_known_noise(Deep.of(planes), name)
-    rms: list[float] = []
+    rms = [math.inf] * len(templates)
     best: _Candidate | None = None
+    problem: NoBackgroundPixelsError | None = None
     for k in range(len(templates)):
-        candidate = _candidate(deep, templates[k].image, {k: 1.0}, name)
-        rms.append(_rms(candidate))
+        try:
+            candidate = _candidate(deep, templates[k].image, {k: 1.0}, name)
+        except NoBackgroundPixelsError as error:
+            problem = error
+            continue
+        rms[k] = _rms(candidate)
         if best is None or candidate.mixture.log_likelihood > best.mixture.log_likelihood:
             best = candidate
+    if best is None and problem is not None:
+        raise problem
     if best is None or not np.nansum(best.mixture.scales) > 0:
         raise FitError(
             f"{name}: no sky template has a factor above 0; check that the sky has not been "
             "subtracted already"
         )
     if len(templates) > 1:
-        best = _combined(deep, templates, best, name)
+        usable = [k for k in range(len(templates)) if math.isfinite(rms[k])]
+        best = _combined(deep, templates, usable, best, name)
     scales = _both(best.mixture.scales)
-    shift = find_shift(deep, best.image, best.edges, scales)
+    shift = find_shift(deep, filled(best.image), best.edges, scales)
     indices = tuple(best.weights)
     err = np.zeros(best.image.shape)
     for k, weight in best.weights.items():
@@ -232,10 +241,15 @@ def _with_known_noise(deep: Deep, name: str) -> Deep:
     return Deep(deep.image, np.where(known, deep.var, typical))
 
 
-def _candidate(deep: Deep, image: FloatArray, weights: dict[int, float], name: str) -> _Candidate:
+def _candidate(
+    deep: Deep,
+    image: FloatArray,
+    weights: dict[int, float],
+    name: str,
+) -> _Candidate:
     """Measure cells with a template and fit its factors."""
-    edges = find_edges(image)
-    cells = measure_cells(deep, image, edges)
+    edges = find_edges(filled(image))
+    cells = measure_cells(deep, image)
     n_right = int(np.count_nonzero(cells.right))
     if max(n_right, len(cells.right) - n_right) < FEWEST:
         raise NoBackgroundPixelsError(
@@ -262,10 +276,16 @@ def _rms(candidate: _Candidate) -> float:
     return total if total > 0 else math.inf
 
 
-def _combined(deep: Deep, templates: Templates, best: _Candidate, name: str) -> _Candidate:
+def _combined(
+    deep: Deep,
+    templates: Templates,
+    usable: list[int],
+    best: _Candidate,
+    name: str,
+) -> _Candidate:
     """Mix other templates in, one after another, where that is clearly better."""
-    for _ in range(len(templates) - 1):
-        mixed = _extended(deep, templates, best, name)
+    for _ in range(len(usable) - 1):
+        mixed = _extended(deep, templates, usable, best, name)
         gain = mixed.mixture.log_likelihood - best.mixture.log_likelihood
         if gain < _CLEARLY or min(mixed.weights.values()) < _LEAST_SHARE:
             break
@@ -273,15 +293,21 @@ def _combined(deep: Deep, templates: Templates, best: _Candidate, name: str) -> 
     return best
 
 
-def _extended(deep: Deep, templates: Templates, start: _Candidate, name: str) -> _Candidate:
+def _extended(
+    deep: Deep,
+    templates: Templates,
+    usable: list[int],
+    start: _Candidate,
+    name: str,
+) -> _Candidate:
     """Find the best mixture of one template more; of any two if there was one."""
-    _, gain = _mix(templates, start.weights, start, _LOOK)
+    _, gain = _mix(templates, usable, start.weights, start, _LOOK)
     if gain < _WORTH:
         return start
     mixed = start
     for tolerance in _TOLERANCES:
         # Where the template is not right, cells of sky are further off than they will be.
-        weights, _ = _mix(templates, start.weights, mixed, tolerance)
+        weights, _ = _mix(templates, usable, start.weights, mixed, tolerance)
         image = np.zeros(start.image.shape)
         for k, weight in weights.items():
             image += weight * templates[k].image
@@ -290,7 +316,11 @@ def _extended(deep: Deep, templates: Templates, start: _Candidate, name: str) ->
 
 
 def _mix(
-    templates: Templates, weights: dict[int, float], candidate: _Candidate, tolerance: float
+    templates: Templates,
+    usable: list[int],
+    weights: dict[int, float],
+    candidate: _Candidate,
+    tolerance: float,
 ) -> tuple[dict[int, float], float]:
     """
     Fit weights of one template more to the cells of sky that a mixture has found.
@@ -302,12 +332,13 @@ def _mix(
     use = mixture.sky > 0.5
     own = _levels(candidate.image, cells, use)
     data = (cells.ratio - mixture.wings)[use] * own
-    weight = mixture.sky[use] / (np.hypot(cells.noise[use], tolerance) * own) ** 2
-    levels = [_levels(templates[k].image, cells, use) for k in range(len(templates))]
+    off = tolerance * _both(mixture.scales)[cells.right[use].astype(np.int64)]
+    weight = mixture.sky[use] / (np.hypot(cells.noise[use], off) * own) ** 2
+    levels = {k: _levels(templates[k].image, cells, use) for k in usable}
     if len(weights) == 1:
-        pairs = [({i: 1.0}, j) for j in range(len(levels)) for i in range(j)]
+        pairs = [({i: 1.0}, j) for i, j in combinations(usable, 2)]
     else:
-        pairs = [(weights, k) for k in range(len(levels)) if k not in weights]
+        pairs = [(weights, k) for k in usable if k not in weights]
     best, found = math.inf, weights
     for base, k in pairs:
         first = np.sum([part * levels[i] for i, part in base.items()], axis=0)

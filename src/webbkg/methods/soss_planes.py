@@ -10,12 +10,15 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from webbkg.errors import InputError
 from webbkg.exposure import Exposure, ExposureHandle, FloatArray
 from webbkg.kernels.soss_sky import add_plane, sky_ratios, usable_values
 from webbkg.parallel import run_tasks
 
 __all__ = ["Deep", "Planes", "Sample"]
 
+#: Memory that a thread works with, for each pixel.
+_BYTES = 40
 #: Values of a sample, and the least of them from each integration.
 _N_SAMPLE, _LEAST = 1 << 16, 1 << 10
 
@@ -35,7 +38,12 @@ class Planes:
     max_bytes : int
         Memory for integrations that are kept between passes.
     n_threads : int
-        Threads to work with.
+        Threads to work with; fewer if their sums do not fit into the memory.
+
+    Raises
+    ------
+    InputError
+        If there is no integration.
     """
 
     def __init__(
@@ -47,9 +55,12 @@ class Planes:
     ) -> None:
         self.science = science
         self._bits = bits
+        if science.n_integrations == 0:
+            raise InputError(f"{science.name}: has no integration; give a file with at least one")
         self._indices = range(science.n_integrations or 1)
-        self._n_threads = min(n_threads, len(self._indices))
         ny, nx = science.window.shape
+        most = max(max_bytes // 2 // (_BYTES * ny * nx), 1)
+        self._n_threads = min(n_threads, len(self._indices), most)
         # Half of the memory is left to what threads work with and to what they return.
         n_kept = max_bytes // 2 // (12 * ny * nx)
         self._kept: dict[int, Exposure] = {}

@@ -169,7 +169,7 @@ def count_used(planes: Planes, fit: RankFit) -> tuple[NDArray[np.bool_], tuple[f
         faint += more_faint
     columns = np.arange(shape[1])
     left = columns < fit.best.edges[:, np.newaxis]
-    used = (2 * faint >= usable) & (faint > 0) & (left | (columns < FIT_END))
+    used = (faint >= usable - faint) & (faint > 0) & (left | (columns < FIT_END))
     n_usable = [int(usable[side].sum(dtype=np.int64)) for side in (left, ~left)]
     n_left, n_right = (
         side.n_used / n if n else math.nan for side, n in zip(fit.best.sides, n_usable, strict=True)

@@ -112,7 +112,7 @@ def _profiles(
     Average rows around the step.
 
     Returns the data in the inner columns, and the template and its part left of the step with
-    margins for shifts; nothing if all rows have light of sources.
+    margins for shifts; nothing if all rows have light of sources, or the template no step.
     """
     ny, nx = template.shape
     margin = int(_MOST) + 1
@@ -135,6 +135,8 @@ def _profiles(
     if not (np.isfinite(profile).all() and np.isfinite(mean).all()):
         return np.empty(0), np.empty(0), np.empty(0)
     levels = mean[offsets < -_BEYOND].mean(), mean[offsets > _BEYOND].mean()
+    if levels[0] == levels[1]:
+        return np.empty(0), np.empty(0), np.empty(0)
     right = np.clip((mean - levels[0]) / (levels[1] - levels[0]), 0.0, 1.0)
     return profile[margin:-margin], mean, (1.0 - right) * levels[0] / mean
 

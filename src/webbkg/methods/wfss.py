@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -26,7 +26,10 @@ from webbkg.results import Diagnostics, Subtraction
 from webbkg.sky_reference import SkyReference
 from webbkg.template import Template
 
-__all__ = ["WfssDiagnostics", "WfssParams", "WfssSubtraction", "wfss"]
+__all__ = ["LEAST_FRACTION", "WfssDiagnostics", "WfssParams", "WfssSubtraction", "wfss"]
+
+#: Least fraction of the pixels that the spectra of a catalogue must leave, as in the pipeline.
+LEAST_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,7 @@ def wfss(
     *,
     mask: MaskArray | None = None,
     dispersion_axis: int | None = None,
-    least_fraction: float = 0.05,
+    least_fraction: float = LEAST_FRACTION,
     scales: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> WfssSubtraction:
     """
@@ -203,6 +206,8 @@ def wfss(
     if not templates:
         raise InputError(f"{science.name}: no sky template was given; name at least one")
     skies = [template.on(science.window, science.name) for template in templates]
+    if params.rule != "pipeline":
+        skies = _with_holes(skies)
     check_mask(science, mask)
     case = Case(science, exposure, skies, params, mask, least_fraction)
     if scales is not None:
@@ -212,6 +217,15 @@ def wfss(
     else:
         fit = by_model(case, dispersion_axis)
     return _subtract(case, fit)
+
+
+def _with_holes(skies: Sequence[SkyReference]) -> list[SkyReference]:
+    """Make pixels NaN that are flagged in a template, or 0 in all."""
+    skies = [sky.without(DO_NOT_USE) for sky in skies]
+    nothing = np.logical_and.reduce([sky.image == 0 for sky in skies])
+    if nothing.any():
+        skies[0] = replace(skies[0], image=np.where(nothing, np.float32(np.nan), skies[0].image))
+    return skies
 
 
 def _subtract(case: Case, fit: Factors) -> WfssSubtraction:

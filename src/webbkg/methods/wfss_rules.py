@@ -188,6 +188,11 @@ def given_factors(case: Case, scales: tuple[Sequence[float], Sequence[float]]) -
             f"{case.science.name}: {len(case.skies)} sky templates need as many factors and "
             f"errors, got {len(factors)} and {len(errs)}"
         )
+    if not (np.isfinite(factors).all() and np.isfinite(errs).all()):
+        raise InputError(
+            f"{case.science.name}: factors and errors of the sky templates must be finite, got "
+            f"{factors} and {errs}"
+        )
     masked = _fraction(case.given, case.usable)
     return Factors(
         factors=factors,

@@ -68,7 +68,7 @@ def template_file(
     """
     remedy = "or give a template with --template"
     try:
-        with _keywords(handle, model) as known, reference_files(cache), quietly():
+        with quietly(), _keywords(handle, model) as known, reference_files(cache):
             return _reference(handle, known, "bkg", remedy)
     except InputError as error:
         raise InputError(_with_remedy(handle, error, remedy)) from error
@@ -187,8 +187,8 @@ def _reference(handle: ExposureHandle, model: Any, kind: str, remedy: str) -> Pa
         found = crds_client.get_reference_file(model.get_crds_parameters(), kind, "jwst")
     except CrdsLookupError:
         found = "N/A"
-    # The CRDS client has errors of its own, and those of files and networks.
-    except Exception as error:
+    # The CRDS client has errors of its own, and those of files and networks; it exits, too.
+    except (Exception, SystemExit) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{handle.name}: CRDS cannot tell its reference file {kind} ({reason}); check the CRDS "

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from webbkg.errors import InputError, NotApplicableError, ShapeError
+from webbkg.errors import (
+    InputError,
+    NoBackgroundPixelsError,
+    NotApplicableError,
+    ShapeError,
+)
 from webbkg.exposure import ExposureHandle, MaskArray
 from webbkg.io.files import FileHandle, checksum, remarks_on_missing
 from webbkg.io.sky_inputs import (
@@ -23,7 +28,7 @@ from webbkg.io.sky_products import SkyRecord
 from webbkg.io.sky_references import check_reference, read_sky_references
 from webbkg.methods.inputs import cut_short, subtracted_already
 from webbkg.methods.soss import SossParams, SossSubtraction, soss
-from webbkg.methods.wfss import WfssParams, WfssSubtraction, wfss
+from webbkg.methods.wfss import LEAST_FRACTION, WfssParams, WfssSubtraction, wfss
 from webbkg.pipeline.sky import spectra_of, template_file
 from webbkg.results import Subtraction
 from webbkg.sky_reference import SkyReference
@@ -49,8 +54,8 @@ TemplateLike: TypeAlias = "str | Path | NDArray[Any] | SkyReference"
 #: Types of exposures whose sky each method subtracts.
 _TYPES = {"wfss": ("NIS_WFSS", "NRC_WFSS", "MIR_WFSS"), "soss": ("NIS_SOSS",)}
 
-#: Least fraction of the pixels that must be left outside spectra, as in the pipeline.
-_LEAST_FRACTION = 0.05
+#: Rows of SUBSTRIP256 and SUBSTRIP96.
+_SOSS_HEIGHTS = (256, 96)
 
 _S = TypeVar("_S", bound=Subtraction)
 
@@ -133,7 +138,7 @@ def check_sky_exposure(handle: ExposureHandle, method: str, *, force: bool = Fal
     NotApplicableError
         If it is of another type.
     ShapeError
-        If a grism exposure has integrations.
+        If a grism exposure has integrations, or a SOSS exposure is of an unknown height.
     """
     kind = handle.meta.get("EXP_TYPE")
     is_known = kind is not None or isinstance(handle, FileHandle)
@@ -146,6 +151,12 @@ def check_sky_exposure(handle: ExposureHandle, method: str, *, force: bool = Fal
         raise ShapeError(
             f"{handle.name}: has {handle.n_integrations} integrations, the sky is subtracted from "
             "their mean; give the rate file"
+        )
+    if method == "soss" and handle.window.ny not in _SOSS_HEIGHTS:
+        raise ShapeError(
+            f"{handle.name}: has {handle.window.ny} rows, those of SOSS sub-arrays are "
+            f"{_listed([str(height) for height in _SOSS_HEIGHTS])}; give an exposure of "
+            "SUBSTRIP256 or SUBSTRIP96"
         )
     problems = subtracted_already(handle) + cut_short(handle)
     if problems and not force:
@@ -197,8 +208,9 @@ def prepare_sky(
     libraries = [_templates_of(item, handle, read) for item in given]
     # A single library stays where it is, and is read template by template.
     templates = libraries[0] if len(libraries) == 1 else [one for each in libraries for one in each]
-    for item in templates:
-        remarks += check_reference(item, handle, force=aids.force)
+    for each in filter(len, libraries):
+        # Those of a file have the same keywords.
+        remarks += check_reference(each[0], handle, force=aids.force)
     inputs = SkyInputs(
         templates=templates,
         files=(_row("science", handle), *(_row("template", item) for item in given)),
@@ -241,9 +253,15 @@ def subtract_wfss(
         mask=inputs.mask,
         dispersion_axis=inputs.dispersion_axis,
         # Who gives a mask knows how much it leaves.
-        least_fraction=0.0 if inputs.masked_by == "mask" else _LEAST_FRACTION,
+        least_fraction=0.0 if inputs.masked_by == "mask" else LEAST_FRACTION,
         scales=None if shared is None else (shared.scales, shared.errs),
     )
+    # The pipeline's rule takes flagged pixels, too, unless a mask was given.
+    if shared is None and not result.diagnostics.used_fraction > 0:
+        raise NoBackgroundPixelsError(
+            f"{handle.name}: no pixel that tells the factor is usable, all are flagged or not "
+            "finite or in the mask of the spectra; check its SCI, ERR and DQ"
+        )
     return _with_remarks(result, inputs.remarks)
 
 

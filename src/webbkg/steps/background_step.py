@@ -30,7 +30,7 @@ from webbkg.io.sky_references import read_sky_references
 from webbkg.methods.agreement import check_tilts
 from webbkg.methods.average import AverageParams, combine_backgrounds, subtract
 from webbkg.methods.soss import SossParams, SossSubtraction, soss
-from webbkg.methods.wfss import WfssParams, wfss
+from webbkg.methods.wfss import LEAST_FRACTION, WfssParams, wfss
 from webbkg.params import spec_of
 from webbkg.steps.common import finish, listed, log, loggers, plain, with_status
 
@@ -38,9 +38,6 @@ __all__ = ["BackgroundStep"]
 
 #: Exposure types of grisms.
 _GRISM_TYPES = ("NIS_WFSS", "NRC_WFSS", "MIR_WFSS")
-
-#: Least fraction of the pixels that the spectra of a catalogue must leave.
-_LEAST_FRACTION = 0.05
 
 #: Parameters that the pipeline's step has already.
 _INHERITED = ("sigma", "maxiters", "save_combined_background")
@@ -150,7 +147,7 @@ class BackgroundStep(background.BackgroundStep):
             inputs.append(("mask", _name(self.wfss_mask), ""))
         else:
             mask = _mask_of_catalog(model, ranges, params.mmag_extract)
-            masked_by, least = "catalog", _LEAST_FRACTION
+            masked_by, least = "catalog", LEAST_FRACTION
             inputs.append(("catalog", _name(model.meta.source_catalog), ""))
             inputs.append(("wavelengthrange", _name(ranges), ""))
         axis = model.meta.wcsinfo.dispersion_direction
@@ -182,6 +179,10 @@ class BackgroundStep(background.BackgroundStep):
         if template == "N/A":
             return _without_template(model)
         low, high = self.soss_bkg_percentile or _SOSS_PERCENTILES
+        if not low < high:
+            # Between them is no ratio, which makes the pipeline skip its step.
+            log.warning("soss_bkg_percentile %g %g leaves no pixel; skipping", low, high)
+            return with_status(model, "SKIPPED")
         params = SossParams(
             rule="pipeline",
             errors="keep",
