@@ -122,6 +122,11 @@ def test_empty_crds_cache(refused, skies, monkeypatch, tmp_path, method, kind):
     says(refused(method, path), f"{path.name}: CRDS cannot tell", "--template")
 
 
+def test_filter_that_is_not_known(refused, skies):
+    path = skies(change=set_keywords(PUPIL="F999W"))
+    says(refused("wfss", path), f"{path.name}: CRDS", "F999W|reference file bkg")
+
+
 def test_pipeline_rule_needs_usable_pixels(refused, skies):
     path = skies(change=set_pixels(1, name="DQ"))
     options = ["--rule", "pipeline", "--template", skies.template()]

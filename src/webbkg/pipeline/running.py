@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -200,18 +201,25 @@ def _without_console() -> Iterator[None]:
     pipeline's own code.
     """
     from crds.core import log
+    from stdatamodels.exceptions import ValidationWarning
 
     prints = log.THE_LOGGER.console is not None
     if prints:
         log.remove_console_handler()
+    # Without any handler logging prints errors by itself.
+    nowhere = logging.NullHandler()
+    log.THE_LOGGER.logger.addHandler(nowhere)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Input association file contains path", UserWarning)
             # A polynomial for readers without gwcs is not as good as the WCS itself.
             warnings.filterwarnings("ignore", "Failed to achieve requested SIP")
             warnings.filterwarnings("ignore", "'get_cache_lock' is deprecated", DeprecationWarning)
+            # A whole schema for a value that is not known, which our own message names.
+            warnings.filterwarnings("ignore", "While validating", ValidationWarning)
             yield
     finally:
+        log.THE_LOGGER.logger.removeHandler(nowhere)
         if prints:
             log.add_console_handler()
 

@@ -190,6 +190,8 @@ def _reference(handle: ExposureHandle, model: Any, kind: str, remedy: str) -> Pa
     # The CRDS client has errors of its own, and those of files and networks; it exits, too.
     except (Exception, SystemExit) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, SystemExit):
+            reason = "there is neither a server nor a cache"
         raise InputError(
             f"{handle.name}: CRDS cannot tell its reference file {kind} ({reason}); check the CRDS "
             f"set-up, {remedy}"
