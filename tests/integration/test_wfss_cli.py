@@ -352,3 +352,16 @@ def test_dry_run_writes_nothing(skies, cli, tmp_path):
 def test_quiet(skies, done):
     _, ran = done(skies(), "--catalog", skies.catalog(), "-q")
     assert (ran.out, ran.err) == ("", "")
+
+
+def test_report_of_an_earlier_call_does_not_stay(skies, done, cli, tmp_path):
+    path = skies()
+    out = tmp_path / "out"
+    done(path, "--catalog", skies.catalog())
+    with fits.open(path, mode="update") as hdus:
+        hdus["DQ"].data |= 1
+    ran = cli("wfss", path, "--catalog", skies.catalog(), "-o", out, "--overwrite")
+    assert ran.code == 1
+    [entry] = json.loads((out / "metrics.json").read_text())["exposures"]
+    assert entry["status"] == "FAILED"
+    assert "no pixel has a finite value" in (out / "webbkg-report.html").read_text()

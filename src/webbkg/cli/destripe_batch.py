@@ -186,7 +186,8 @@ def run(
         with progress_bar(len(jobs), verbosity) as work.bar:
             entries = [work.do(job) for job in jobs]
         n_failed = sum(entry.status != "COMPLETE" for entry in entries)
-        if n_failed == len(entries):
+        # An earlier report is not to stay as if it were of this call.
+        if n_failed == len(entries) and not (output / REPORT_NAME).exists():
             return n_failed
         report = write_destripe_report(
             output,

@@ -44,7 +44,7 @@ _POWER = 0.75
 _LIGHT_ERR, _LIGHT_ERR_LINES = 0.15, 0.5
 #: Light of all spectra that lies beyond the boxes of a catalogue, in units of how the light below a
 #: threshold grows with it; and its standard error, relative to it.
-_BEYOND, _BEYOND_ERR = 0.13, 0.2
+_BEYOND, _BEYOND_ERR = 0.12, 0.1
 #: Most of that light, relative to the sky: twice that of 2500 sources.
 _MOST_BEYOND = 1e-3
 #: Pixels that tell the noise.
