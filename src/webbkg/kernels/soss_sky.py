@@ -140,12 +140,14 @@ def ratio_sums(
 def _ratio_sums(ratios, template, starts, stops, sums):
     for y in range(ratios.shape[0]):
         square, product, model = 0.0, 0.0, 0.0
-        for x in range(starts[y], stops[y]):
-            ratio = np.float64(ratios[y, x])
+        # Slices: places in them cannot be counted from the end, which would be looked at each time.
+        row, under = ratios[y, starts[y] : stops[y]], template[y, starts[y] : stops[y]]
+        for k in range(row.size):
+            ratio = np.float64(row[k])
             good = ratio == ratio
             ratio = ratio if good else np.float64(0.0)
-            under = np.float64(template[y, x]) if good else 0.0
-            weight = under * under
+            level = np.float64(under[k]) if good else 0.0
+            weight = level * level
             square += ratio * ratio * weight
             product += ratio * weight
             model += weight

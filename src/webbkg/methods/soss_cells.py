@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from webbkg.exposure import FloatArray, MaskArray
 from webbkg.methods.soss_planes import Deep
-from webbkg.methods.soss_step import FIT_END, SEARCH
+from webbkg.methods.soss_step import FIT_END
 
 __all__ = ["SIZE", "Cells", "measure_cells"]
 
 Grid = NDArray[np.float64]
+#: Least and largest column.
+Steps = tuple[int, int]
 
 #: Rows and columns of a cell [px]: its noise is an eighth of that of a pixel.
 SIZE = 8
@@ -86,6 +88,24 @@ class Cells:
             wings=self.wings / units[:, np.newaxis],
         )
 
+    def beside(self, steps: Steps) -> Cells:
+        """
+        Leave out cells near steps.
+
+        Parameters
+        ----------
+        steps : tuple of int
+            Least and largest column of the steps.
+
+        Returns
+        -------
+        Cells
+            Those that are as far from all of them as from the template's own.
+        """
+        left = self.columns + SIZE <= steps[0] - _MARGIN
+        kept = np.where(self.right, self.columns >= steps[1] + _MARGIN, left)
+        return Cells(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
+
     def mask(self, told: MaskArray, shape: tuple[int, int]) -> MaskArray:
         """
         Mark pixels of some cells.
@@ -108,7 +128,7 @@ class Cells:
         return mask
 
 
-def measure_cells(deep: Deep, template: FloatArray) -> Cells:
+def measure_cells(deep: Deep, template: FloatArray, steps: Steps) -> Cells:
     """
     Measure the ratio of data and template in cells on both sides of the step.
 
@@ -118,19 +138,20 @@ def measure_cells(deep: Deep, template: FloatArray) -> Cells:
         Mean of all integrations.
     template : numpy.ndarray
         Template, float32, shape ``(ny, nx)``.
+    steps : tuple of int
+        Least and largest column of its step.
 
     Returns
     -------
     Cells
-        The cells, of which there may be none. They lie on either side of all columns in which a
-        step may be, so that templates are compared in the same ones.
+        The cells, of which there may be none. Those of all templates lie on one grid.
     """
-    ranges = (0, SEARCH[0] - _MARGIN), (SEARCH[1] + _MARGIN, FIT_END)
+    ranges = (0, steps[0] - _MARGIN), (steps[1] + _MARGIN, FIT_END)
     parts = [
         _measure_side(deep, template, first, min(end, template.shape[1]), is_right=is_right)
         for is_right, (first, end) in enumerate(ranges)
     ]
-    names = ("ratio", "noise", "level", "wings", "right", "rows", "columns")
+    names = [field.name for field in fields(Cells)]
     return Cells(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )
@@ -140,8 +161,10 @@ def _measure_side(
     deep: Deep, template: FloatArray, first: int, end: int, *, is_right: int
 ) -> Cells:
     """Measure the cells between two columns."""
-    end = first + (end - first) // SIZE * SIZE
-    columns = slice(first, end)
+    # Those on the right are counted from where they end.
+    width = (end - first) // SIZE * SIZE
+    first = end - width if is_right else first
+    columns = slice(first, first + width)
     data, var, model = (_cells(image[:, columns]) for image in (deep.image, deep.var, template))
     use = np.isfinite(data) & np.isfinite(model) & (model > 0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -17,7 +17,7 @@ from webbkg.methods.soss_cells import SIZE, Cells, measure_cells
 from webbkg.methods.soss_mixture import FEWEST, Mixture, fit_level
 from webbkg.methods.soss_planes import Deep, Planes
 from webbkg.methods.soss_shift import find_shift, shifted
-from webbkg.methods.soss_step import Templates, filled, find_edges
+from webbkg.methods.soss_step import FIT_END, Templates, filled, find_edges
 
 __all__ = ["ModeFit", "factors_by_integration", "fit_mode"]
 
@@ -101,6 +101,26 @@ class _Candidate:
     mixture: Mixture
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Measured:
+    """Step and cells of a template, and its means in all cells of both sides, by row and column."""
+
+    edges: NDArray[np.int64]
+    steps: tuple[int, int]
+    cells: Cells
+    levels: tuple[Grid, Grid]
+
+    @property
+    def has_enough(self) -> bool:
+        n_right = int(np.count_nonzero(self.cells.right))
+        return max(n_right, len(self.cells.right) - n_right) >= FEWEST
+
+    def levels_in(self, cells: Cells, use: MaskArray) -> Grid:
+        """Mean of the template in some cells."""
+        rows, columns = cells.rows[use] // SIZE, cells.columns[use] // SIZE
+        return np.where(cells.right[use], *(side[rows, columns] for side in self.levels[::-1]))
+
+
 def fit_mode(planes: Planes, templates: Templates) -> ModeFit:
     """
     Find factors in the mean of all integrations.
@@ -126,28 +146,35 @@ def fit_mode(planes: Planes, templates: Templates) -> ModeFit:
     """
     name = planes.science.name
     deep = _with_known_noise(Deep.of(planes), name)
+    measured = [_measured(deep, templates[k].image) for k in range(len(templates))]
+    usable = [k for k, one in enumerate(measured) if one.has_enough]
+    if not usable:
+        n = max(len(one.cells.right) for one in measured)
+        raise NoBackgroundPixelsError(
+            f"{name}: too few pixels are usable on both sides of the step of the sky, {n} squares "
+            f"of {SIZE} px are left; check its DQ, or give other --bad-flags"
+        )
+    # Templates are compared in the same cells.
+    steps = min(measured[k].steps[0] for k in usable), max(measured[k].steps[1] for k in usable)
+    cells = {k: measured[k].cells.beside(steps) for k in usable}
+    mixtures = {k: fit_level(cells[k]) for k in usable}
+    index = max(usable, key=lambda k: mixtures[k].log_likelihood)
+    best = _Candidate(
+        image=templates[index].image,
+        weights={index: 1.0},
+        edges=measured[index].edges,
+        cells=cells[index],
+        mixture=mixtures[index],
+    )
     rms = [math.inf] * len(templates)
-    best: _Candidate | None = None
-    problem: NoBackgroundPixelsError | None = None
-    for k in range(len(templates)):
-        try:
-            candidate = _candidate(deep, templates[k].image, {k: 1.0}, name)
-        except NoBackgroundPixelsError as error:
-            problem = error
-            continue
-        rms[k] = _rms(candidate)
-        if best is None or candidate.mixture.log_likelihood > best.mixture.log_likelihood:
-            best = candidate
-    if best is None and problem is not None:
-        raise problem
-    if best is None or not np.nansum(best.mixture.scales) > 0:
+    for k in usable:
+        rms[k] = _rms(cells[k], mixtures[k])
+    if not np.nansum(best.mixture.scales) > 0:
         raise FitError(
             f"{name}: no sky template has a factor above 0; check that the sky has not been "
             "subtracted already"
         )
-    if len(templates) > 1:
-        usable = [k for k in range(len(templates)) if math.isfinite(rms[k])]
-        best = _combined(deep, templates, usable, best, name)
+    best = _combined(deep, templates, measured, usable, best, steps)
     scales = _both(best.mixture.scales)
     shift = find_shift(deep, filled(best.image), best.edges, scales)
     indices = tuple(best.weights)
@@ -241,30 +268,19 @@ def _with_known_noise(deep: Deep, name: str) -> Deep:
     return Deep(deep.image, np.where(known, deep.var, typical))
 
 
-def _candidate(
-    deep: Deep,
-    image: FloatArray,
-    weights: dict[int, float],
-    name: str,
-) -> _Candidate:
-    """Measure cells with a template and fit its factors."""
+def _measured(deep: Deep, image: FloatArray) -> _Measured:
     edges = find_edges(filled(image))
-    cells = measure_cells(deep, image)
-    n_right = int(np.count_nonzero(cells.right))
-    if max(n_right, len(cells.right) - n_right) < FEWEST:
-        raise NoBackgroundPixelsError(
-            f"{name}: too few pixels are usable on both sides of the step of the sky, "
-            f"{len(cells.right)} squares of {SIZE} px are left; check its DQ, or give other "
-            "--bad-flags"
-        )
-    return _Candidate(
-        image=image, weights=weights, edges=edges, cells=cells, mixture=fit_level(cells)
+    steps = int(edges.min()), int(edges.max())
+    return _Measured(
+        edges=edges,
+        steps=steps,
+        cells=measure_cells(deep, image, steps),
+        levels=(_levels(image, 0), _levels(image, min(FIT_END, image.shape[1]) % SIZE)),
     )
 
 
-def _rms(candidate: _Candidate) -> float:
+def _rms(cells: Cells, mixture: Mixture) -> float:
     """Rms of the residuals of cells of sky, summed over the sides; infinite without any."""
-    cells, mixture = candidate.cells, candidate.mixture
     total = 0.0
     for right, scale in zip((False, True), mixture.scales, strict=True):
         side = cells.right == right
@@ -279,13 +295,14 @@ def _rms(candidate: _Candidate) -> float:
 def _combined(
     deep: Deep,
     templates: Templates,
+    measured: list[_Measured],
     usable: list[int],
     best: _Candidate,
-    name: str,
+    steps: tuple[int, int],
 ) -> _Candidate:
     """Mix other templates in, one after another, where that is clearly better."""
     for _ in range(len(usable) - 1):
-        mixed = _extended(deep, templates, usable, best, name)
+        mixed = _extended(deep, templates, measured, usable, best, steps)
         gain = mixed.mixture.log_likelihood - best.mixture.log_likelihood
         if gain < _CLEARLY or min(mixed.weights.values()) < _LEAST_SHARE:
             break
@@ -296,27 +313,34 @@ def _combined(
 def _extended(
     deep: Deep,
     templates: Templates,
+    measured: list[_Measured],
     usable: list[int],
     start: _Candidate,
-    name: str,
+    steps: tuple[int, int],
 ) -> _Candidate:
     """Find the best mixture of one template more; of any two if there was one."""
-    _, gain = _mix(templates, usable, start.weights, start, _LOOK)
+    _, gain = _mix(measured, usable, start.weights, start, _LOOK)
     if gain < _WORTH:
         return start
     mixed = start
     for tolerance in _TOLERANCES:
         # Where the template is not right, cells of sky are further off than they will be.
-        weights, _ = _mix(templates, usable, start.weights, mixed, tolerance)
-        image = np.zeros(start.image.shape)
-        for k, weight in weights.items():
-            image += weight * templates[k].image
-        mixed = _candidate(deep, image.astype(np.float32), weights, name)
+        weights, _ = _mix(measured, usable, start.weights, mixed, tolerance)
+        parts = [weight * templates[k].image.astype(np.float64) for k, weight in weights.items()]
+        image: FloatArray = np.sum(parts, axis=0).astype(np.float32)
+        cells = measure_cells(deep, image, steps)
+        mixed = _Candidate(
+            image=image,
+            weights=weights,
+            edges=find_edges(filled(image)),
+            cells=cells,
+            mixture=fit_level(cells),
+        )
     return mixed
 
 
 def _mix(
-    templates: Templates,
+    measured: list[_Measured],
     usable: list[int],
     weights: dict[int, float],
     candidate: _Candidate,
@@ -330,11 +354,11 @@ def _mix(
     cells = candidate.cells
     mixture = fit_level(cells, tolerance)
     use = mixture.sky > 0.5
-    own = _levels(candidate.image, cells, use)
+    levels = {k: measured[k].levels_in(cells, use) for k in usable}
+    own = np.sum([part * levels[k] for k, part in candidate.weights.items()], axis=0)
     data = (cells.ratio - mixture.wings)[use] * own
     off = tolerance * _both(mixture.scales)[cells.right[use].astype(np.int64)]
     weight = mixture.sky[use] / (np.hypot(cells.noise[use], off) * own) ** 2
-    levels = {k: _levels(templates[k].image, cells, use) for k in usable}
     if len(weights) == 1:
         pairs = [({i: 1.0}, j) for i, j in combinations(usable, 2)]
     else:
@@ -371,12 +395,13 @@ def _blend(
     return float(share[best]), float(squares[best])
 
 
-def _levels(image: FloatArray, cells: Cells, use: MaskArray) -> Grid:
-    """Mean of a template in cells."""
-    levels = np.empty(np.count_nonzero(use))
-    ones = np.ones_like(image)
-    cell_ratios(image, ones, cells.rows[use], cells.columns[use], SIZE, levels)
-    return levels
+def _levels(image: FloatArray, first: int) -> Grid:
+    """Mean of a template in all cells from a column on."""
+    ny, nx = image.shape[0] // SIZE, (image.shape[1] - first) // SIZE
+    rows, columns = (SIZE * place.reshape(-1) for place in np.indices((ny, nx)))
+    levels = np.empty(ny * nx)
+    cell_ratios(image, np.ones_like(image), rows, first + columns, SIZE, levels)
+    return levels.reshape(ny, nx)
 
 
 def _both(values: Grid) -> Grid:
