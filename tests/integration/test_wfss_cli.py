@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from cli_helpers import tree
-from destripe_helpers import cut, names_of
+from destripe_helpers import cut, names_of, set_keywords
 from jwst.pipeline import Spec2Pipeline
 from sky_helpers import skies, sky_originals, truth_of
 from stdatamodels.jwst import datamodels
@@ -247,6 +247,26 @@ def test_template_of_a_file(skies, done):
     [product], _ = done(path, "--template", template)
     assert fits.getval(product, "WB_TMPL1") == "template.fits"
     assert fits.getdata(product, "WEBBKG")["SHA256"][1] == checksum(template)
+
+
+def test_miri(skies, done):
+    """Its prism disperses along columns; the simulator has no such exposures."""
+    miri = {
+        "INSTRUME": "MIRI",
+        "DETECTOR": "MIRIMAGE",
+        "FILTER": "P750L",
+        "PUPIL": None,
+        "EXP_TYPE": "MIR_WFSS",
+        "FASTAXIS": 1,
+        "SLOWAXIS": 2,
+    }
+    path = skies(change=set_keywords(**miri))
+    template = skies.template(INSTRUME="MIRI", DETECTOR="MIRIMAGE", FILTER="P750L", PUPIL="N/A")
+    skies.without_crds()
+    [product], _ = done(path, "--template", template)
+    level = truth_of(skies.original(), "sky")["level"]
+    factor, error = (fits.getval(product, key) for key in ("WB_SCALE", "WB_SCERR"))
+    assert abs(factor / level - 1.0) < max(0.003, 4 * error / level)
 
 
 def test_several_templates(skies, done):

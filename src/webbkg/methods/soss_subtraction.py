@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -135,15 +135,7 @@ class SossSubtraction(Subtraction):
         data = np.empty(self.sky.shape, np.float32)
         err = np.empty(self.sky.shape, np.float32) if self.propagate_errors else before.err
         self._fill(before, index, data, err)
-        return Exposure(
-            data=data,
-            err=err,
-            dq=self._flagged(before.dq),
-            window=before.window,
-            name=before.name,
-            meta=before.meta,
-            mask=before.mask,
-        )
+        return replace(before, data=data, err=err, dq=self._flagged(before.dq))
 
     @cached_property
     def exposure(self) -> Exposure:
@@ -154,15 +146,7 @@ class SossSubtraction(Subtraction):
         data = np.empty(before.data.shape, np.float32)
         err = np.empty(before.data.shape, np.float32) if self.propagate_errors else before.err
         self.correct_into(data, err)
-        return Exposure(
-            data=data,
-            err=err,
-            dq=self._flagged(before.dq),
-            window=before.window,
-            name=before.name,
-            meta=before.meta,
-            mask=before.mask,
-        )
+        return replace(before, data=data, err=err, dq=self._flagged(before.dq))
 
     def correct_into(self, data: FloatArray, err: FloatArray) -> None:
         """

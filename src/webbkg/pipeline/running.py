@@ -201,7 +201,6 @@ def _without_console() -> Iterator[None]:
     pipeline's own code.
     """
     from crds.core import log
-    from stdatamodels.exceptions import ValidationWarning
 
     prints = log.THE_LOGGER.console is not None
     if prints:
@@ -215,8 +214,6 @@ def _without_console() -> Iterator[None]:
             # A polynomial for readers without gwcs is not as good as the WCS itself.
             warnings.filterwarnings("ignore", "Failed to achieve requested SIP")
             warnings.filterwarnings("ignore", "'get_cache_lock' is deprecated", DeprecationWarning)
-            # A whole schema for a value that is not known, which our own message names.
-            warnings.filterwarnings("ignore", "While validating", ValidationWarning)
             yield
     finally:
         log.THE_LOGGER.logger.removeHandler(nowhere)
