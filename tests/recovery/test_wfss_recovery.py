@@ -79,6 +79,16 @@ def test_lines_along_and_across_the_dispersion(grism):
     assert abs(off) < abs(percent_off(one, plain)[0]) + err
 
 
+def test_lines_of_a_full_frame_are_no_spectra():
+    """What neighbouring lines have in common looks like light in wide boxes."""
+    one = frame(n_sources=600, stripe_rms=0.0022)
+    found = solve(one)
+    off, err = percent_off(one, found)
+    assert abs(off) < 0.05
+    assert abs(off) < 3 * err
+    assert found.mask[one.light < 1e-5].mean() < 0.05
+
+
 def test_nircam_and_subarrays():
     for overrides in ({"small": True}, {"subarray": "SUBGRISM64"}):
         one = frame(nircam_wfss, n_sources=600, **overrides)
