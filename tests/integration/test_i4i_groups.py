@@ -195,7 +195,7 @@ def test_workers_end_with_the_command(
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=30)
     if number == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, err
         assert err.splitlines()[-1] == "webbkg: interrupted"
         assert "Traceback" not in err
     while members_of_session(process.pid):
